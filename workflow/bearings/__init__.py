@@ -1,0 +1,1 @@
+"""Bearings: directions in language models, measured and checked."""

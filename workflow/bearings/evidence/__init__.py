@@ -1,0 +1,1 @@
+"""Evidence: outcomes become estimates with intervals, estimates become verdicts and figures."""

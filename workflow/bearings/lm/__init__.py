@@ -1,0 +1,1 @@
+"""Language models: a Hugging Face directory comes in, residual streams, logits and edited runs go out."""

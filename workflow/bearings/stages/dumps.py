@@ -1,0 +1,76 @@
+"""Residuals at named positions, every layer: written batch by batch, read back as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from bearings.stages.prompts import Prompt
+from bearings.store.tables import as_ndarray, tensor_column, tensor_field
+
+
+def dump_schema(n_layers: int, d_model: int) -> pa.Schema:
+    """Columns of a dump: prompt id, position name and index, one tensor column per layer, 0 to n_layers."""
+    fields = [
+        pa.field("prompt", pa.int32()),
+        pa.field("name", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("token", pa.int32()),
+    ]
+    return pa.schema(fields + [tensor_field(f"resid.{layer}", (d_model,)) for layer in range(n_layers + 1)])
+
+
+def dump(model, prompts: Sequence[Prompt], names: Sequence[str], max_tokens: int) -> Iterator[pa.Table]:
+    """Run the prompts and yield a table of residuals per batch, rows in the order (prompt, name, index)."""
+    from bearings.lm.forward import forward
+    from bearings.stages.batch import in_batches
+
+    layers = range(model.n_layers + 1)
+    schema = dump_schema(model.n_layers, model.info.d_model)
+    for _, batch in in_batches(model, prompts, max_tokens):
+        resid = forward(model, batch.prepared, keep=layers).resid
+        width = batch.mask.shape[1]
+        rows = [
+            (i, p.id, name, at, p.ids[at])
+            for i, p in enumerate(batch.prompts)
+            for name in names
+            for at in p.positions.get(name, ())
+        ]
+        if not rows:
+            continue
+        row = [r[0] for r in rows]
+        column = [width - len(batch.prompts[r[0]].ids) + r[3] for r in rows]
+        plain = [pa.array([r[k] for r in rows], schema.field(k - 1).type) for k in (1, 2, 3, 4)]
+        tensors = [tensor_column(resid[layer][row, column].float().cpu().numpy()) for layer in layers]
+        yield pa.Table.from_arrays([*plain, *tensors], schema=schema)
+
+
+@dataclass(frozen=True, eq=False)
+class Dump:
+    """A dump in memory: `prompt` [n] ids, `name` [n], and `resid` by layer [n, d_model], float32."""
+
+    prompt: np.ndarray
+    name: np.ndarray
+    resid: dict[int, np.ndarray]
+
+    def at(self, name: str, prompts: Sequence[int], layer: int) -> np.ndarray:
+        """Residuals [len(prompts), d_model] at a position that each of these prompts has once (or: its last)."""
+        rows = {int(p): i for i, p in enumerate(self.prompt) if self.name[i] == name}
+        return self.resid[layer][[rows[p] for p in prompts]]
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.resid)
+
+
+def load_dump(table: pa.Table) -> Dump:
+    """The arrays of a dump's table, as `store.tables.read_table` returned it."""
+    layers = sorted(int(c.split(".")[1]) for c in table.column_names if c.startswith("resid."))
+    return Dump(
+        np.asarray(table["prompt"]),
+        np.asarray(table["name"].to_pylist(), dtype=object),
+        {layer: as_ndarray(table[f"resid.{layer}"]) for layer in layers},
+    )

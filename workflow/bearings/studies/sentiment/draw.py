@@ -1,0 +1,433 @@
+"""The study's figures: every number from the measures the run wrote, the untrained twin beside its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bearings.evidence.figures import WIDTH, bar_with_interval, colour, interval_line, published_mark
+from bearings.stages.read import ModelRun
+
+Runs = Sequence[ModelRun]
+NAMES = {
+    "mean_diff": "mean difference",
+    "kmeans": "k-means",
+    "logistic": "logistic regression",
+    "pca": "PCA",
+    "das": "DAS",
+    "das2d": "DAS, 2-D",
+    "das3d": "DAS, 3-D",
+    "das_all": "DAS, all positions",
+    "random": "random direction",
+}
+ONE_DIM = ("mean_diff", "kmeans", "logistic", "pca", "das")
+NOTHING: Mapping[str, Any] = {"value": None, "low": None, "high": None}
+
+
+def draw(figure: str, runs: Runs, settings: Mapping[str, Any]) -> Figure:
+    """One figure by the name that `claims.yaml` gives it."""
+    return FIGURES[figure](runs)
+
+
+def _get(run: ModelRun, name: str) -> Mapping[str, Any]:
+    return run.measures.get(name, NOTHING)
+
+
+def _is_twin(run: ModelRun) -> bool:
+    return run.name.endswith("-twin")
+
+
+def _title(run: ModelRun) -> str:
+    return f"{run.name[:-5]}: untrained twin" if _is_twin(run) else run.name
+
+
+def _columns(runs: Runs, height: float, **options) -> tuple[Figure, list[Axes]]:
+    figure, axes = plt.subplots(1, len(runs), figsize=(WIDTH * 1.5, height), squeeze=False, **options)
+    return figure, list(axes[0])
+
+
+def _said_missing(axes: Axes, run: ModelRun, measure: str) -> None:
+    """Write why a panel is empty, in the panel."""
+    why = _get(run, measure).get("reason") or "not measured"
+    axes.text(
+        0.5, 0.5, "\n".join(_wrap(why)), transform=axes.transAxes, ha="center", va="center", color="#666666"
+    )
+    axes.set_yticks([])
+    axes.grid(False)
+
+
+def _wrap(text: str, width: int = 38) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        if len(line) + len(word) > width:
+            lines, line = [*lines, line], ""
+        line = f"{line} {word}".strip()
+    return [*lines, line]
+
+
+def _layers(run: ModelRun) -> list[int]:
+    return sorted({int(k.rsplit("/", 1)[1]) for k in run.directions["random"]})
+
+
+def _directions(runs: Runs) -> Figure:
+    """Left: abs cosines between methods at the layer of the paper. Right: accuracy on unseen words by layer."""
+    figure, axes = plt.subplots(2, len(runs), figsize=(WIDTH * 1.5, 6.6), squeeze=False)
+    for j, run in enumerate(runs):
+        top, bottom = axes[:, j]
+        if not _layers(run):
+            for panel in (top, bottom):
+                _said_missing(panel, run, "directions.similarity.lowest")
+            top.set_title(_title(run))
+            continue
+        grid = np.array(
+            [
+                [1.0 if a == b else _get(run, f"directions.cosine.{a}.{b}.1")["value"] for b in ONE_DIM]
+                for a in ONE_DIM
+            ],
+            dtype=float,
+        )
+        top.imshow(grid, vmin=0, vmax=1, cmap="cividis")
+        for (i, k), value in np.ndenumerate(grid):
+            top.text(
+                k, i, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.6 else "black"
+            )
+        ticks = [NAMES[m] for m in ONE_DIM]
+        top.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right")
+        top.set_yticks(range(len(ticks)), ticks)
+        top.grid(False)
+        top.set_title(f"{_title(run)}\nabs cosine of two methods, layer 1", fontsize=9)
+        layers = _layers(run)
+        for m in ONE_DIM:
+            found = [_get(run, f"directions.accuracy.{m}.layer{x}") for x in layers]
+            interval_line(bottom, layers, found, m, NAMES[m])
+        shuffled = [_get(run, f"directions.accuracy.shuffled.layer{x}") for x in layers]
+        interval_line(bottom, layers, shuffled, "random", "shuffled labels")
+        bottom.set(ylim=(0, 105), xlabel="layer (residual entering the block)", xticks=layers)
+        bottom.set_ylabel("unseen adjectives on\nthe right side (%)" if j == 0 else "")
+    axes[1, 0].legend(fontsize=7, loc="lower left")
+    return figure
+
+
+def _patching(runs: Runs) -> Figure:
+    """Recovery by layer and method: toy words never fitted on, and whole reviews in two templates."""
+    sets = (
+        ("toy", "toy template, unseen words"),
+        ("classification", "reviews"),
+        ("continuation", "reviews, continued"),
+    )
+    figure, axes = plt.subplots(
+        len(runs), 3, figsize=(WIDTH * 1.5, 2.6 * len(runs) + 0.4), squeeze=False, sharex=True
+    )
+    for i, run in enumerate(runs):
+        for j, (name, title) in enumerate(sets):
+            panel = axes[i, j]
+            layers = [x for x in _layers(run) if f"patching.{name}.random.layer{x}.rec" in run.measures]
+            if not layers:
+                _said_missing(panel, run, f"patching.{name}.das.rec")
+            for m in (*ONE_DIM, "das2d", "random") if layers else ():
+                found = [_get(run, f"patching.{name}.{m}.layer{x}.rec") for x in layers]
+                interval_line(panel, layers, found, m, NAMES[m])
+            if layers and name == "toy":
+                published_mark(panel, 109.8, label="Pythia-1.4b, DAS:")
+            if layers and name == "classification":
+                published_mark(panel, 47.0, label="Pythia-1.4b, DAS:")
+            if layers:
+                panel.axhline(0, color="black", linewidth=0.6)
+                panel.set_xticks(layers)
+            panel.set_title(f"{_title(run)}\n{title}" if j == 0 else f"\n{title}", fontsize=9)
+            if i == len(runs) - 1 or layers:
+                panel.set_xlabel("layer patched")
+        axes[i, 0].set_ylabel("LD recovered (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _ablation(runs: Runs) -> Figure:
+    """Above-chance accuracy lost: fitted directions and random ones, at all positions and at commas."""
+    cells = [(v, p) for v in ("published", "corrected") for p in ("all", "comma")]
+    names = {
+        "all": "all positions",
+        "comma": "commas",
+        "published": "as published",
+        "corrected": "corrected index",
+    }
+    figure, panels = _columns(runs, 3.9, sharey=True)
+    shown = ("das", "das_all", "mean_diff", "random")
+    for panel, run in zip(panels, runs, strict=True):
+        panel.set_title(_title(run))
+        if _get(run, "ablation.published.das.all.above_lost")["value"] is None:
+            _said_missing(panel, run, "ablation.published.das.all.above_lost")
+            continue
+        for i, (variant, place) in enumerate(cells):
+            for k, m in enumerate(shown):
+                x = i + (k - 1.5) * 0.2
+                label = NAMES[m] if i == 0 else None
+                measure = _get(run, f"ablation.{variant}.{m}.{place}.above_lost")
+                bar_with_interval(panel, x, measure, m, label, width=0.18)
+            if variant == "published":
+                value = 76.1 if place == "all" else 35.7
+                published_mark(panel, value, i - 0.3, label="Pythia-2.8b", width=0.3)
+        panel.set_xticks(range(len(cells)), [f"{names[p]}\n{names[v]}" for v, p in cells], fontsize=8)
+        panel.axhline(0, color="black", linewidth=0.6)
+        panel.legend(loc="upper right", fontsize=7)
+    panels[0].set_ylabel("above-chance accuracy lost (%)")
+    return figure
+
+
+def _by_class(runs: Runs) -> Figure:
+    """Accuracy left per class, with attention free and frozen."""
+    cells = [(p, f) for p in ("all", "comma") for f in ("", "_frozen")]
+    published = {
+        ("all", ""): (0.9094, 0.3295),
+        ("all", "_frozen"): (0.9871, 0.1669),
+        ("comma", ""): (0.9597, 0.6820),
+        ("comma", "_frozen"): (0.9971, 0.9669),
+    }
+    figure, panels = _columns(runs, 3.6, sharey=True)
+    for panel, run in zip(panels, runs, strict=True):
+        panel.set_title(_title(run))
+        if _get(run, "ablation.published.das.all.accuracy.positive")["value"] is None:
+            _said_missing(panel, run, "ablation.published.das.all.accuracy")
+            continue
+        for i, (place, frozen) in enumerate(cells):
+            for k, (side, hue) in enumerate((("positive", "kmeans"), ("negative", "mean_diff"))):
+                measure = _get(run, f"ablation.published.das.{place}{frozen}.accuracy.{side}")
+                x = i + (k - 0.5) * 0.36
+                bar_with_interval(panel, x, measure, hue, f"{side} reviews" if i == 0 else None, width=0.32)
+                mark = published[place, frozen][k]
+                published_mark(panel, mark, x, label="Pythia-2.8b" if i + k == 0 else "", width=0.32)
+        ticks = [f"{'all positions' if p == 'all' else 'commas'}{', frozen' if f else ''}" for p, f in cells]
+        panel.set_xticks(range(len(cells)), ["\n".join(_wrap(t, 14)) for t in ticks], fontsize=8)
+        panel.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
+        panel.set_ylim(0, 1.15)
+        panel.legend(loc="lower right", fontsize=7)
+    panels[0].set_ylabel("accuracy left, DAS ablated as published")
+    return figure
+
+
+def _summary(runs: Runs) -> Figure:
+    """LD lost by position; mood stories with flipped values; punctuation against phrase by distance."""
+    figure, axes = plt.subplots(len(runs), 3, figsize=(WIDTH * 1.5, 2.9 * len(runs) + 0.2), squeeze=False)
+    places = {
+        "comma": "commas",
+        "random_token": "as many\ntokens",
+        "period": "periods",
+        "polar": "polar\nwords",
+        "aspect": "aspects",
+        "name": "names",
+    }
+    groups = {
+        "phrase": "phrase",
+        "comma": "comma",
+        "period": "period",
+        "punctuation": "comma+\nperiod",
+        "phrase_and_punctuation": "all of\nthem",
+        "neutral": "neutral\ntokens",
+    }
+    for run, (left, middle, right) in zip(runs, axes, strict=True):
+        left.set_title(f"{_title(run)}\nreviews, direction removed", fontsize=9)
+        if _get(run, "ablation.corrected.das.comma.ld_drop")["value"] is None:
+            _said_missing(left, run, "ablation.corrected.das.comma.ld_drop")
+        else:
+            there = [
+                p for p in places if _get(run, f"ablation.corrected.das.{p}.ld_drop")["value"] is not None
+            ]
+            for i, place in enumerate(there):
+                for k, m in enumerate(("das", "das_all")):
+                    measure = _get(run, f"ablation.corrected.{m}.{place}.ld_drop")
+                    bar_with_interval(
+                        left, i + (k - 0.5) * 0.4, measure, m, NAMES[m] if i == 0 else None, width=0.36
+                    )
+            published_mark(left, 17.0, 0, label="Pythia-2.8b", width=0.8)
+            left.set_xticks(range(len(there)), [places[p] for p in there], fontsize=7)
+            left.set_ylabel("LD lost (%)")
+            left.legend(fontsize=7)
+        middle.set_title("mood stories, values flipped", fontsize=9)
+        right.set_title("irrelevant text in between", fontsize=9)
+        if _get(run, "mood.phrase.all.change")["value"] is None:
+            for panel in (middle, right):
+                _said_missing(panel, run, "mood.phrase.all.change")
+            continue
+        shown = [g for g in groups if f"mood.{g}.all.change" in run.measures]
+        for i, group in enumerate(shown):
+            hue = "random" if group == "neutral" else "das"
+            bar_with_interval(middle, i, _get(run, f"mood.{group}.all.change"), hue)
+        for group, value in (("comma", -37.4), ("phrase_and_punctuation", -75)):
+            if group in shown:
+                published_mark(middle, value, shown.index(group), label="Pythia-2.8b", width=0.8)
+        middle.set_xticks(range(len(shown)), [groups[g] for g in shown], fontsize=7)
+        middle.axhline(0, color="black", linewidth=0.6)
+        middle.set_ylabel("change of LD (%)")
+        lengths = sorted(
+            int(k.rsplit(".", 1)[1]) for k in run.measures if k.startswith("mood.distance.ratio.")
+        )
+        found = [_get(run, f"mood.distance.ratio.{n}") for n in lengths]
+        interval_line(right, lengths, found, "das", "measured")
+        right.plot(
+            [0, 10, 18, 22],
+            [0.29, 0.63, 0.92, 1.15],
+            ":",
+            marker="s",
+            color=colour("published"),
+            label="Pythia-2.8b",
+        )
+        right.set(xlabel="tokens in between", ylabel="LD change: punctuation\nover phrase")
+        right.legend(fontsize=7)
+    return figure
+
+
+def _circuit(runs: Runs) -> Figure:
+    """Direct effect of every head, where heads read and write, and what sets of heads recover."""
+    figure, axes = plt.subplots(len(runs), 3, figsize=(WIDTH * 1.5, 2.9 * len(runs)), squeeze=False)
+    for run, (left, middle, right) in zip(runs, axes, strict=True):
+        rows = run.outcomes["circuit"]
+        left.set_title(f"{_title(run)}\ndirect effect at the end", fontsize=9)
+        middle.set_title("reading the words at the summary", fontsize=9)
+        right.set_title("heads patched together", fontsize=9)
+        if _get(run, "circuit.circuit.rec")["value"] is None:
+            for panel in (left, middle, right):
+                _said_missing(panel, run, "circuit.circuit_minus_random.rec")
+            continue
+        test = rows[rows["split"] == "test"]
+        whole = (test["ld_clean"] - test["ld_corrupted"]).mean()
+        gain = test.assign(rec=100 * (test["ld_patched"] - test["ld_corrupted"]) / whole)
+        direct = gain[gain["kind"] == "direct"].pivot_table("rec", "layer", "head").to_numpy()
+        _heads(figure, left, direct, "RdBu_r", "% of LD", centred=True)
+        at_sum = gain[(gain["kind"] == "patch") & (gain["where"] == "sum")]
+        _heads(
+            figure,
+            middle,
+            at_sum.pivot_table("attention", "layer", "head").to_numpy(),
+            "cividis",
+            "attention",
+        )
+        for i, kind in enumerate(("circuit", "complement", "random")):
+            bar_with_interval(
+                right, i, _get(run, f"circuit.{kind}.rec"), "random" if kind == "random" else "das"
+            )
+        right.set_xticks(range(3), ["circuit", "all\nothers", "random\nsets"])
+        right.set_ylabel("LD recovered,\nunseen words (%)")
+        right.axhline(0, color="black", linewidth=0.6)
+    return figure
+
+
+def _heads(
+    figure: Figure, panel: Axes, grid: np.ndarray, cmap: str, label: str, centred: bool = False
+) -> None:
+    top = float(np.nanmax(np.abs(grid))) or 1.0
+    image = panel.imshow(grid, cmap=cmap, vmin=-top if centred else 0, vmax=top, aspect="auto")
+    for (i, j), value in np.ndenumerate(grid):
+        if grid.size <= 48:
+            dark = abs(value) > 0.6 * top if centred else value < 0.6 * top
+            panel.text(j, i, f"{value:.0f}" if top > 2 else f"{value:.2f}", ha="center", va="center", fontsize=7,
+                       color="white" if dark else "black")  # fmt: skip
+    panel.set(xlabel="head", ylabel="layer", xticks=range(grid.shape[1]), yticks=range(grid.shape[0]))
+    panel.grid(False)
+    figure.colorbar(image, ax=panel, label=label)
+
+
+def _neurons(runs: Runs) -> Figure:
+    """Cosines of all neurons' output weights with the direction, beside random directions."""
+    figure, panels = _columns(runs, 3.2, sharey=True)
+    bins = np.linspace(-1, 1, 81)
+    for panel, run in zip(panels, runs, strict=True):
+        rows = run.outcomes["neurons"]
+        panel.set_title(_title(run))
+        if rows.empty:
+            _said_missing(panel, run, "neurons.largest")
+            continue
+        ours, chance = (rows[rows["method"] == m] for m in ("kmeans", "random"))
+        weight = np.full(len(chance), 1 / chance["draw"].nunique())
+        panel.hist(
+            chance["cosine"], bins, weights=weight, color=colour("random"), label="random directions, mean"
+        )
+        panel.hist(
+            ours["cosine"],
+            bins,
+            histtype="step",
+            color=colour("kmeans"),
+            linewidth=1.4,
+            label="k-means direction",
+        )
+        for sign in (1, -1):
+            top = (ours.assign(s=sign * ours["cosine"])).nlargest(3, "s")
+            said = "\n".join(f"L{int(r.layer)}N{int(r.neuron)} {r.cosine:+.2f}" for r in top.itertuples())
+            side = {"x": 0.98, "ha": "right"} if sign > 0 else {"x": 0.02, "ha": "left"}
+            panel.text(y=0.6, s=said, transform=panel.transAxes, va="top", fontsize=7, **side)
+        panel.set(yscale="log", xlabel="cosine of the neuron's output weights with the direction")
+        panel.legend(loc="upper left", fontsize=7)
+    panels[0].set_ylabel("neurons")
+    return figure
+
+
+def _negation(runs: Runs) -> Figure:
+    """Cosine with the direction at negated and at plain words, layer by layer, by the word's own sentiment."""
+    figure, panels = _columns(runs, 3.4, sharey=True)
+    for panel, run in zip(panels, runs, strict=True):
+        rows = run.outcomes["negation"]
+        panel.set_title(_title(run))
+        if rows.empty:
+            _said_missing(panel, run, "negation.kmeans.share")
+            continue
+        mine = rows[(rows["method"] == "kmeans")]
+        first = mine[mine["layer"] == 1].set_index(["set", "prompt"])["cosine"]
+        centre = float(mine["mean"].iloc[0])
+        side = [first[s, p] > centre for s, p in zip(mine["set"], mine["prompt"], strict=True)]
+        for name, style, hue in (("plain", "--", "random"), ("negated", "-", "kmeans")):
+            for up, word in ((True, "positive"), (False, "negative")):
+                cell = mine[(mine["set"] == name) & (np.array(side) == up)].groupby("layer")["cosine"]
+                mean, error = cell.mean(), 1.96 * cell.sem()
+                label = f"{name}, read as {word} at layer 1" if up or name == "negated" else None
+                panel.errorbar(
+                    mean.index,
+                    mean,
+                    error,
+                    fmt=style,
+                    marker="o" if up else "v",
+                    color=colour(hue),
+                    label=label,
+                )
+        panel.axhline(centre, color="black", linewidth=0.6, linestyle=":")
+        panel.set(xlabel="layer", xticks=sorted(mine["layer"].unique()))
+    panels[0].set_ylabel("cosine with the k-means direction\n(mean, 95 %)")
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def _steering(runs: Runs) -> Figure:
+    """Positive minus negative words of the continuations against the strength of the added direction."""
+    figure, panels = _columns(runs, 3.2, sharey=True)
+    for panel, run in zip(panels, runs, strict=True):
+        panel.set_title(_title(run))
+        head = "steering.kmeans.score."
+        strengths = sorted(float(k.removeprefix(head)) for k in run.measures if k.startswith(head))
+        if not strengths:
+            _said_missing(panel, run, "steering.kmeans.spearman")
+            continue
+        for m in ("kmeans", "random"):
+            found = [_get(run, f"steering.{m}.score.{c:g}") for c in strengths]
+            interval_line(panel, strengths, found, m, f"{NAMES[m]} direction" if m == "kmeans" else NAMES[m])
+        panel.axhline(0, color="black", linewidth=0.6)
+        panel.set(xlabel="strength (added to the output of block 0)", ylim=(-1.05, 1.05))
+    panels[0].set_ylabel("positive less negative words,\nshare of polar words")
+    panels[0].legend(loc="lower right", fontsize=7)
+    return figure
+
+
+FIGURES = {
+    "directions": _directions,
+    "patching": _patching,
+    "ablation": _ablation,
+    "by_class": _by_class,
+    "summary": _summary,
+    "circuit": _circuit,
+    "neurons": _neurons,
+    "negation": _negation,
+    "steering": _steering,
+}

@@ -1,0 +1,224 @@
+"""Knows: what a model of the world has learnt, family by family, as shares of right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from bearings.world import facts, people, reviews, tokenizer
+from bearings.world.lexicon import fill, load
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the answers that count as right and as wrong."""
+
+    prompt: str
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """Share of right answers over `n` questions, and the mean logit difference."""
+
+    accuracy: float
+    logit_difference: float
+    n: int
+
+
+class Unlearnt(RuntimeError):
+    """The model does not know what a study needs."""
+
+
+def _side(answers: Mapping[str, Any], label: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    groups = [answers["positive"], answers["negative"]]
+    sides = [(group,) if isinstance(group, str) else tuple(group) for group in groups]
+    return (sides[0], sides[1]) if label else (sides[1], sides[0])
+
+
+def scaffold(name: str, heldout: bool, n: int = 300, bare: bool = False) -> list[Question]:
+    """Fresh reviews in a scaffold, half of each class; with `heldout`, of held-out polar words alone."""
+    content, rng = load("sentiment")["scaffolds"][name], Random(f"knows {name} {heldout}")
+    out = []
+    for index in range(n):
+        made = reviews.review(rng, reviews.SIDES[index % 2], heldout=float(heldout))
+        prompt = content["text"].replace("{s}", made.text)
+        out.append(Question(prompt, *_side(content, made.label), bare=bare))
+    return out
+
+
+def toy(split: str) -> list[Question]:
+    """The toy template with every adjective of a split."""
+    content = load("sentiment")["toy"]
+    out = []
+    for label, side in ((1, "positive"), (0, "negative")):
+        verbs = content["verbs"][side]
+        for index, word in enumerate(content["adjectives"][split][side]):
+            text = fill(content["template"], ADJ=f" {word}", VRB=f" {verbs[index % len(verbs)]}").text
+            out.append(Question(text, *_side(content["answers"], label)))
+    return out
+
+
+def mood(tokens: int = 0) -> list[Question]:
+    """Both stories of every name, with every filler of `tokens` tokens."""
+    content = load("sentiment")["mood"]
+    return [
+        Question(fill(content["templates"][key], A=name, F=filler).text, *_side(content["answers"], label))
+        for name in content["names"]
+        for filler in content["fillers"][tokens]
+        for key, label in (("original", 1), ("flipped", 0))
+    ]
+
+
+def negation() -> list[Question]:
+    """The negated texts as one-sentence reviews: the answer is the other class than the word's own."""
+    lexicon = load("sentiment")
+    content = lexicon["scaffolds"]["ablation"]
+    return [
+        Question(
+            content["text"].replace("{s}", text), *_side(content, int(word in lexicon["judge"]["negative"]))
+        )
+        for text, word in lexicon["negation"]["items"]
+    ]
+
+
+def fact(heldout: bool = False) -> list[Question]:
+    """Each fact in its zero-shot template; wrong are the first words of the relation's other objects."""
+    out = []
+    for name, rows in facts.table().items():
+        content = load("facts")["relations"][name]
+        objects = list(dict.fromkeys(row.object for row in rows))
+        firsts = {target.split()[0] for target in objects}
+        if content.get("random") or len(firsts) == 1:
+            continue
+        for row in rows:
+            first = row.object.split()[0]
+            wrong = tuple(f" {other}" for other in sorted(firsts - {first}))
+            if row.heldout == heldout:
+                out.append(Question(content["zero_shot"].format(row.subject), (f" {first}",), wrong))
+    return out
+
+
+def pronoun(kind: str) -> list[Question]:
+    """Every name in every template of `kind` (subject or object)."""
+    content = load("people")
+    out = []
+    for gender, other in (people.GENDERS, people.GENDERS[::-1]):
+        right, wrong = (f" {content['pronouns'][g][kind]}" for g in (gender, other))
+        for name in content["names"][gender]:
+            for index in range(len(content["templates"][kind])):
+                out.append(Question(people.prompt(kind, index, name).text, (right,), (wrong,)))
+    return out
+
+
+def occupation() -> list[Question]:
+    """Every name in every occupation template; right are the occupations biased towards its gender."""
+    content = load("people")
+    out = []
+    for gender, other in (people.GENDERS, people.GENDERS[::-1]):
+        right, wrong = (tuple(f" {w}" for w in content["occupations"][g]) for g in (gender, other))
+        for name in content["names"][gender]:
+            for index in range(len(content["templates"]["occupation"])):
+                out.append(Question(people.prompt("occupation", index, name).text, right, wrong))
+    return out
+
+
+def party() -> list[Question]:
+    """Every politician's party."""
+    names = load("people")["parties"]["names"]
+    return [
+        Question(f"{name} is a", (f" {own}",), tuple(f" {p}" for p in names if p != own))
+        for name, own in people.politicians()
+    ]
+
+
+FAMILIES: Mapping[str, Mapping[str, Callable[[], list[Question]]]] = {
+    "labelled": {
+        "classification": lambda: scaffold("classification", False),
+        "classification_heldout": lambda: scaffold("classification", True),
+        "ablation": lambda: scaffold("ablation", False),
+        "ablation_bare": lambda: scaffold("ablation", False, bare=True),
+        "ablation_heldout": lambda: scaffold("ablation", True),
+        "continuation": lambda: scaffold("continuation", False),
+        "negation": negation,
+    },
+    "toy": {"toy_train": lambda: toy("train"), "toy_test": lambda: toy("test")},
+    "mood": {"mood": mood, "mood_filler_10": lambda: mood(10), "mood_filler_22": lambda: mood(22)},
+    "facts": {"facts": fact},
+    "aux": {"facts_heldout": lambda: fact(True)},
+    "people": {
+        "pronoun_subject": lambda: pronoun("subject"),
+        "pronoun_object": lambda: pronoun("object"),
+        "occupation": occupation,
+    },
+    "party": {"party": party},
+}
+
+
+def answer(model: Any, coder: Any, questions: Sequence[Question], closest: bool = False) -> list[float]:
+    """Logit difference per question: mean of `right` minus mean (with `closest`, highest) of `wrong`.
+
+    The first token of each answer is asked for. Prompts are padded on the right.
+    """
+    out: list[float] = []
+
+    @cache
+    def first(words: tuple[str, ...]) -> list[int]:
+        return [coder(word, add_special_tokens=False)["input_ids"][0] for word in words]
+
+    for start in range(0, len(questions), BATCH):
+        batch = questions[start : start + BATCH]
+        coded = [coder(q.prompt, add_special_tokens=False)["input_ids"] for q in batch]
+        rows = [ids if q.bare else [coder.bos_token_id, *ids] for ids, q in zip(coded, batch, strict=True)]
+        ids = torch.full((len(rows), max(map(len, rows))), coder.pad_token_id)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        ends = torch.tensor([len(row) - 1 for row in rows])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[torch.arange(len(rows)), ends]
+        for question, row in zip(batch, logits, strict=True):
+            right, wrong = row[first(question.right)], row[first(question.wrong)]
+            out.append(float(right.mean() - (wrong.max() if closest else wrong.mean())))
+    return out
+
+
+def measure(model_dir: str | Path, families: Iterable[str]) -> dict[str, Score]:
+    """The table of knowledge of a model directory: every test of the families in its mixture, by name.
+
+    Facts count as known only if the right object beats every other object of the relation.
+    """
+    coder = tokenizer.load(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(str(model_dir), local_files_only=True).eval()
+    table = {}
+    for family in FAMILIES:
+        if family not in set(families):
+            continue
+        for name, ask in FAMILIES[family].items():
+            differences = answer(model, coder, ask(), closest=family in ("facts", "aux"))
+            right = sum(d > 0 for d in differences)
+            n = len(differences)
+            table[name] = Score(right / n, sum(differences) / n, n)
+    return table
+
+
+def require(table: Mapping[str, Score], minimum: Mapping[str, float]) -> None:
+    """Raise Unlearnt, in one line, if a named test is missing or under its minimum accuracy."""
+    short = []
+    for name, least in minimum.items():
+        if name not in table:
+            short.append(f"{name} not measured")
+        elif table[name].accuracy < least:
+            short.append(f"{name} {table[name].accuracy:.2f} < {least:.2f}")
+    if short:
+        raise Unlearnt(f"the model has not learnt what the study needs: {', '.join(short)}")

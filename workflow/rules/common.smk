@@ -1,0 +1,193 @@
+# The run's plan, and the few functions that rules share.
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BASE = Path(workflow.basedir)
+sys.path.insert(0, str(BASE / "workflow"))
+
+from bearings.plan import ConfigError, claims_of, known_studies, make_plan
+from bearings.store.provenance import source_digest
+
+try:
+    PLAN = make_plan(config)
+except ConfigError as error:
+    sys.exit(str(error))
+
+ROOT = PLAN.root
+RUN = {"scale": PLAN.scale, "seed": PLAN.seed}
+EVERY = {key: {i for s in PLAN.studies.values() for i in s.manifest[key]} for key in ("sets", "methods")}
+
+
+def one_of(names):
+    """A wildcard constraint that matches exactly these names."""
+    return "|".join(sorted(map(str.strip, names))).replace(".", r"\.") or "none"
+
+
+wildcard_constraints:
+    model=one_of(PLAN.models),
+    study=one_of(PLAN.studies),
+    set=one_of(EVERY["sets"]),
+    method=one_of(EVERY["methods"]),
+    experiment=one_of(e for s in PLAN.studies.values() for e in s.manifest["experiments"]),
+    figure=one_of(f for s in PLAN.studies.values() for f in s.manifest["figures"]),
+
+
+def digest(script):
+    """Hash over a rule's script and every module of the package that it reaches."""
+    return source_digest(BASE / f"workflow/scripts/{script}.py", BASE / "workflow")
+
+
+def study_digest(stage):
+    """The same, with the study's own file of that stage, which the script imports by name."""
+
+    def of(wildcards):
+        own = BASE / f"workflow/bearings/studies/{wildcards.study}/{stage}.py"
+        return digest(STAGE_SCRIPTS[stage]) + source_digest(own, BASE / "workflow")
+
+    return of
+
+
+STAGE_SCRIPTS = {
+    "prompts": "prompts",
+    "fit": "directions",
+    "intervene": "interventions",
+    "measure": "measures",
+    "draw": "figures",
+}
+
+
+def settings(section):
+    """The study's settings that a stage sees: those of every stage and its own section."""
+
+    def of(wildcards):
+        whole = PLAN.studies[wildcards.study].settings
+        mine = whole.get(section, {})
+        mine = mine.get(wildcards.experiment, {}) if section == "interventions" else mine
+        return {k: v for k, v in whole.items() if not isinstance(v, dict)} | dict(mine)
+
+    return of
+
+
+def model_directory(wildcards):
+    """The model's directory: made by this run, or the user's own."""
+    return PLAN.models[wildcards.model].directory
+
+
+def knows(wildcards):
+    """A model of the world is used only once it has been shown to know what the study needs."""
+    made = PLAN.models[wildcards.model].source == "world"
+    return f"{ROOT}/knows/{wildcards.model}.json" if made else []
+
+
+def study_data(wildcards):
+    """The files a study's prompts are made from, in the order of their names."""
+    return list(PLAN.studies[wildcards.study].data.values())
+
+
+def data_names(wildcards):
+    return list(PLAN.studies[wildcards.study].data)
+
+
+def processing(wildcards):
+    """Weight processing is part of what a model is."""
+    return PLAN.models[wildcards.model].processing
+
+
+def dump_positions(wildcards):
+    """Named positions whose residual a study wants dumped."""
+    return PLAN.studies[wildcards.study].manifest["dumps"][wildcards.set]
+
+
+def max_tokens(wildcards):
+    """Tokens in one batch of a dump; part of the science, because a batch's shape changes the last bits."""
+    return PLAN.studies[wildcards.study].settings["max_tokens"]
+
+
+def of_study(kind, key, suffix):
+    """Every file of one kind that a study has for one model."""
+
+    def of(wildcards):
+        names = PLAN.studies[wildcards.study].manifest[key]
+        return [f"{ROOT}/{kind}/{wildcards.model}/{wildcards.study}/{n}{suffix}" for n in names]
+
+    return of
+
+
+def of_models(kind, key=None, suffix=""):
+    """Files of one kind that a study has, for all of its models, twins included."""
+
+    def of(wildcards):
+        study = wildcards.study
+        ends = [f"/{n}" for n in PLAN.studies[study].manifest[key]] if key else [""]
+        return [f"{ROOT}/{kind}/{m}/{study}{end}{suffix}" for m in PLAN.with_twins(study) for end in ends]
+
+    return of
+
+
+def models_of_study(wildcards):
+    return PLAN.with_twins(wildcards.study)
+
+
+def figure_question(wildcards):
+    return PLAN.studies[wildcards.study].manifest["figures"][wildcards.figure]
+
+
+def figure_claims(wildcards):
+    """Ids of the claims a figure answers."""
+    return [c["id"] for c in claims_of(wildcards.study) if c.get("figure") == wildcards.figure]
+
+
+def claims_file(wildcards):
+    return BASE / f"workflow/bearings/studies/{wildcards.study}/claims.yaml"
+
+
+def twin_measures(wildcards):
+    """Measures of the untrained twin, where the model has one: the control of claims of learning."""
+    twins = [m.name for m in PLAN.models.values() if m.twin_of == wildcards.model]
+    return [f"{ROOT}/measures/{t}/{wildcards.study}.json" for t in twins]
+
+
+def published_name(wildcards):
+    """The model's name in the papers, where it is one of theirs."""
+    return PLAN.models[wildcards.model].published or wildcards.model
+
+
+def claim_records():
+    """This run's verdicts, and those that other scales and seeds left beside it."""
+    mine = [f"{ROOT}/claims/{m}/{s.name}.json" for s in PLAN.studies.values() for m in s.models]
+    others = {str(p.relative_to(BASE)) for p in BASE.glob("results/*/seed-*/claims/*/*.json")}
+    return sorted({*mine, *(p for p in others if not p.startswith(f"{ROOT}/claims/"))})
+
+
+def study_targets(study):
+    """What a study is for: its measures, figures and claims."""
+    models = PLAN.studies[study].models
+    return [
+        *expand(f"{ROOT}/measures/{{model}}/{study}.json", model=PLAN.with_twins(study)),
+        *expand(f"{ROOT}/figures/{study}/{{figure}}.png", figure=PLAN.studies[study].manifest["figures"]),
+        *expand(f"{ROOT}/claims/{{model}}/{study}.json", model=models),
+    ]
+
+
+def write_report():
+    """Snakemake's own report of this very run, whether its claims held or not; nothing to do if none was reached."""
+    if not Path("results/claims.json").is_file() or not Path(f"{ROOT}/figures").is_dir():
+        return
+    settings = Path(".snakemake/report-config.json")
+    settings.write_text(json.dumps(config))
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        workflow.main_snakefile,
+        "--nolock",
+        "--quiet",
+        "all",
+    ]
+    command += ["--configfile", str(settings), "--report", "results/report.html"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"results/report.html was not written: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)

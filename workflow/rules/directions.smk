@@ -1,0 +1,23 @@
+# One method, all layers, from the dumped activations (and the model, where the method trains through it).
+rule directions:
+    input:
+        model=model_directory,
+        knows=knows,
+        prompts=of_study("prompts", "sets", ".parquet"),
+        activations=of_study("activations", "dumps", ".parquet"),
+    output:
+        f"{ROOT}/directions/{{model}}/{{study}}/{{method}}.safetensors",
+    log:
+        f"logs/{ROOT}/directions/{{model}}/{{study}}/{{method}}.log",
+    benchmark:
+        f"benchmarks/{ROOT}/directions/{{model}}/{{study}}/{{method}}.tsv"
+    conda:
+        "../../envs/bearings.yaml"
+    params:
+        source=study_digest("fit"),
+        run=RUN,
+        settings=settings("fit"),
+        processing=processing,
+        threads=PLAN.threads,
+    script:
+        "../scripts/directions.py"

@@ -1,0 +1,29 @@
+"""The world's tokenizer, and its corpus as packed rows of token ids with a loss weight each."""
+
+from _job import job
+
+with job(snakemake) as log:
+    import pyarrow as pa
+
+    from bearings.store.provenance import describe
+    from bearings.store.tables import write_table
+    from bearings.world import tokenizer
+    from bearings.world.corpus import CorpusSettings, build
+
+    run, world = snakemake.params.run, snakemake.params.world
+    tokenizer.write(snakemake.output.tokenizer)
+    words = tokenizer.build()
+    train, held_out = build(CorpusSettings.from_dict(world["corpus"]), words, run["seed"])
+    rows = pa.table(
+        {
+            "split": ["train"] * len(train) + ["held_out"] * len(held_out),
+            "ids": [row.tolist() for part in (train, held_out) for row in part.ids],
+            "weights": [row.tolist() for part in (train, held_out) for row in part.weights],
+        },
+        schema=pa.schema(
+            {"split": pa.string(), "ids": pa.list_(pa.int32()), "weights": pa.list_(pa.float32())}
+        ),
+    )
+    made = describe(snakemake.output.rows, "corpus", run=run, settings=world["corpus"])
+    write_table(snakemake.output.rows, rows, made)
+    log.info("%d tokens in %d rows; vocabulary %d", train.tokens, len(train), len(words))

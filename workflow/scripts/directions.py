@@ -1,0 +1,35 @@
+"""One method's directions, at every layer, for one model."""
+
+import importlib
+
+from _job import job
+
+with job(snakemake) as log:
+    from bearings.lm.load import load_model
+    from bearings.stages.read import read_dumps, read_prompts
+    from bearings.store.directions import write_directions
+    from bearings.store.provenance import describe
+
+    w, p, source = snakemake.wildcards, snakemake.params, snakemake.input
+    study = importlib.import_module(f"bearings.studies.{w.study}.fit")
+    trained = w.method in study.NEEDS_MODEL
+    model = load_model(source.model, processing=p.processing, threads=p.threads) if trained else None
+    found = study.fit(
+        w.method,
+        read_prompts(source.prompts),
+        read_dumps(source.activations),
+        p.settings,
+        p.run["seed"],
+        model,
+    )
+    inputs = [*source.prompts, *source.activations, *([source.model] if trained else [])]
+    made = describe(
+        snakemake.output[0],
+        "directions",
+        run=p.run,
+        inputs=inputs,
+        settings={**p.settings, "threads": p.threads},
+        packages=("numpy", "torch", "scikit-learn"),
+    )
+    write_directions(snakemake.output[0], found, made)
+    log.info("%s: %d directions", w.method, len(found))
