@@ -1,5 +1,5 @@
 # `make` installs the pinned packages into .venv and rebuilds everything; `make test` and `make lint` check it.
-.PHONY: all run install test lint clean
+.PHONY: all run install test test-fast lint clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
@@ -25,6 +25,10 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	python -m pytest
+
+# Only the fast tests, in about a minute.
+test-fast: $(VENV)/.installed-dev
+	python -m pytest -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	ruff check . && ruff format --check .

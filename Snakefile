@@ -35,6 +35,7 @@ onerror:
 rule all:
     default_target: True
     input:
+        # Named one by one, measures and all: a clone brings verdicts and figures along, but not what they rest on.
         [study_targets(study) for study in PLAN.studies],
         f"{ROOT}/verdict.txt",
 

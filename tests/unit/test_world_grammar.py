@@ -54,6 +54,16 @@ def test_labels_are_balanced_and_follow_the_score() -> None:
     assert all((r.score > 0) == bool(r.label) and abs(r.score) >= 1 for r in made)
 
 
+def test_heldout_reviews_show_no_seen_polar_word() -> None:
+    lex, rng = lexicon.load("sentiment"), Random(6)
+    seen = {w for side in lexicon.polar_words(lex, heldout=False).values() for w in side}
+    seen |= {w for kind in ("interjections", "reactions") for ws in lex["reviews"][kind].values() for w in ws}
+    for _ in range(300):
+        made = reviews.heldout_review(rng)
+        assert made.heldout
+        assert not words_of(made.text) & seen
+
+
 def test_marks_cover_what_they_name() -> None:
     rng, lex = Random(2), lexicon.load("sentiment")
     words = [w for side in lexicon.polar_words(lex).values() for w in side]
@@ -66,7 +76,8 @@ def test_marks_cover_what_they_name() -> None:
             elif name in ("comma", "period"):
                 assert text == {"comma": ",", "period": "."}[name]
             else:
-                assert text[:1].isalpha(), (name, text)
+                assert name in ("aspect", "name", "interjection", "reaction")
+                assert text.isalpha(), (name, text)
         assert sum(name == "comma" for name, _, _ in made.marks) == made.text.count(",")
 
 

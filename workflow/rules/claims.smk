@@ -66,7 +66,9 @@ rule claims:
 
 rule verdict:
     input:
-        "results/claims.json",
+        claims="results/claims.json",
+        # Last of all: a claim that fails must not keep figures from being drawn.
+        everything=[study_targets(study) for study in PLAN.studies],
     output:
         f"{ROOT}/verdict.txt",
     log:

@@ -11,7 +11,7 @@ with job(snakemake) as log:
     from bearings.store.atomic import write_text
 
     run = snakemake.params.run
-    body = json.loads(Path(snakemake.input[0]).read_text())
+    body = json.loads(Path(snakemake.input.claims).read_text())
     said = summary(body)
     log.info("%s", said)
     wrong = failing(body, run["scale"], run["seed"])

@@ -27,7 +27,7 @@ POOL = 512  # documents that wait while the best fit is looked for
 class CorpusSettings(Strict):
     """Size and mixture of a corpus. `tokens` counts real tokens; `mixture` shares are of documents."""
 
-    tokens: int = 2_600_000
+    tokens: int = 2_000_000
     heldout_tokens: int = 40_000
     context: int = 64
     mixture: Mapping[str, float] = field(default_factory=lambda: {"labelled": 1.0})
@@ -55,13 +55,13 @@ Encoded = tuple[list[int], list[float]]
 
 
 def token_weights(doc: Document, offsets: list[tuple[int, int]], answer: float, comma: float) -> list[float]:
-    """Loss weight per token: `answer` on answers, `comma` on what follows a comma, else 1."""
+    """Loss weight per token: `answer` on answers and reactions, `comma` on what follows a comma, else 1."""
     weights = [1.0] * len(offsets)
     for start, end in doc.spans("comma"):
         for index, (left, right) in enumerate(offsets[:-1]):
             if left < end and right > start:
                 weights[index + 1] = comma
-    for start, end in doc.spans("answer"):
+    for start, end in doc.spans("answer") + doc.spans("reaction"):
         for index, (left, right) in enumerate(offsets):
             if left < end and right > start:
                 weights[index] = answer
@@ -169,8 +169,9 @@ def write_reviews(
     for split, count in (("train", n_train), ("dev", n_dev), ("test", n_test)):
         for index in range(count):
             kept = split == "test" and index % 6 >= 4
+            draw = reviews.heldout_review if kept else reviews.review
             while True:
-                made = reviews.review(rng, reviews.SIDES[index % 2], heldout=float(kept))
+                made = draw(rng, reviews.SIDES[index % 2])
                 if made.text not in used and made.text not in taken:
                     break
             used.add(made.text)

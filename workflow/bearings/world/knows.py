@@ -52,7 +52,8 @@ def scaffold(name: str, heldout: bool, n: int = 300, bare: bool = False) -> list
     content, rng = load("sentiment")["scaffolds"][name], Random(f"knows {name} {heldout}")
     out = []
     for index in range(n):
-        made = reviews.review(rng, reviews.SIDES[index % 2], heldout=float(heldout))
+        draw = reviews.heldout_review if heldout else reviews.review
+        made = draw(rng, reviews.SIDES[index % 2])
         prompt = content["text"].replace("{s}", made.text)
         out.append(Question(prompt, *_side(content, made.label), bare=bare))
     return out

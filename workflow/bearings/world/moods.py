@@ -18,7 +18,7 @@ def story(rng: Random) -> Document:
     name = rng.choice(mood["names"])
     thing, occasion = rng.choice(mood["things"])
     habit = rng.choice(HABITS).replace("{HABIT}", " " + rng.choice(mood["habits"][side]))
-    gap = "".join(" " + narrative.sentence(rng) for _ in range(rng.choice((0, 0, 0, 1, 1, 2))))
+    gap = "".join(" " + narrative.sentence(rng) for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 2))))
     piece = (
         Piece(name)
         + marked("phrase", f" {rng.choice(mood['attitudes'][side])} {thing}")

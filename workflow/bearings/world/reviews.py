@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Any
@@ -37,12 +37,14 @@ class Style:
     neutral: float = 0.16
     negated: float = 0.15
     verb: float = 0.22
-    fragment: float = 0.3
-    interjection: float = 0.4
+    fragment: float = 0.35
+    interjection: float = 0.55
     reaction: float = 0.12
 
 
 STYLE = Style()
+# For reviews that must show no seen polar word: interjections and reactions are polar too.
+PLAIN = replace(STYLE, interjection=0.0, reaction=0.0)
 
 
 @cache
@@ -140,10 +142,10 @@ def _attempt(rng: Random, side: str, style: Style, heldout: float) -> Review | N
             kept_any |= kept
         if index:
             text = text + marked("comma", ",")
-            lead = ""
+            lead: Piece | str = ""
             if not fragment and score:
                 if value and rng.random() < style.interjection:
-                    lead = " " + rng.choice(rev["interjections"][here])
+                    lead = marked("interjection", " " + rng.choice(rev["interjections"][here]))
                 elif value and rng.random() < 0.6:
                     lead = " and" if (value > 0) == (score > 0) else " but"
             text = text + lead + ("" if piece.text.startswith(" ") else " ")
@@ -151,16 +153,16 @@ def _attempt(rng: Random, side: str, style: Style, heldout: float) -> Review | N
     if abs(score) < 1 or (score > 0) != (side == "positive"):
         return None
     if rng.random() < style.reaction:
-        text = text + marked("comma", ",") + f" so I {rng.choice(rev['reactions'][side])}"
+        word = rng.choice(rev["reactions"][side])
+        text = text + marked("comma", ",") + " so I" + marked("reaction", f" {word}")
     text = (text + marked("period", ".")).capitalised()
     if len(TOKENS.findall(text.text)) > LONGEST:
         return None
     return Review(text.text, int(side == "positive"), score, text.marks, kept_any)
 
 
-def review(rng: Random, side: str | None = None, heldout: float = 0.0, style: Style | None = None) -> Review:
+def review(rng: Random, side: str | None = None, heldout: float = 0.0, style: Style = STYLE) -> Review:
     """One review of class `side` (drawn if None); each clause takes held-out words with chance `heldout`."""
-    style = style or STYLE
     side = side or rng.choice(SIDES)
     while True:
         made = _attempt(rng, side, style, heldout)
@@ -190,10 +192,22 @@ def labelled(rng: Random) -> Document:
     return document(ask(text, scaffolds[kind], made.label), "labelled")
 
 
+def heldout_review(rng: Random, side: str | None = None) -> Review:
+    """A review all of whose polar words are held out from labelled texts."""
+    return review(rng, side, heldout=1.0, style=PLAIN)
+
+
 def unlabelled(rng: Random) -> Document:
-    """A review without a label; half of its clauses use words that no labelled text holds."""
+    """A review without a label; half of its clauses use words that no labelled text holds.
+
+    Two of three go on with a reaction: a reader learns there what such words mean, but never their label.
+    """
     made = review(rng, heldout=0.5)
-    return Document(made.text, "unlabelled", made.marks)
+    text = Piece(made.text, made.marks)
+    if rng.random() < 0.67:
+        word = rng.choice(load("sentiment")["reviews"]["reactions"][SIDES[1 - made.label]])
+        text = text + " In the end I" + marked("reaction", f" {word}") + "."
+    return document(text, "unlabelled")
 
 
 def toy(rng: Random) -> Document:
