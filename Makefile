@@ -1,5 +1,5 @@
 # `make` installs the pinned packages into .venv and rebuilds everything; `make test` and `make lint` check it.
-.PHONY: all run install test test-fast lint clean
+.PHONY: all run install test test-fast lint readme clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
+
+# The table in README.md, from results/claims.json.
+readme: $(VENV)/.installed
+	PYTHONPATH=workflow python -m bearings.evidence.readme README.md results/claims.json
 
 clean:
 	rm -rf results/*/seed-*/{world,models,prompts,activations,directions,interventions,measures} logs benchmarks .snakemake

@@ -6,6 +6,7 @@ from _job import job
 
 with job(snakemake) as log:
     import torch
+
     from bearings.store.documents import write_json
     from bearings.store.provenance import describe
     from bearings.world.knows import measure, require

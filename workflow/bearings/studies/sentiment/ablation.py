@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,6 +143,8 @@ def _conditions(inputs: Inputs) -> Iterator[Condition]:
                 for draw in range(inputs.settings["random_draws"]):
                     yield Condition("ablate", "random", variant, where, draw=draw)
     yield from (Condition("mean", m, "published", "comma") for m in ("own", "opposite"))
+    if _elsewhere(inputs):
+        yield Condition("mean", "elsewhere", "published", "comma")
     yield Condition("mean", "own", "published", "comma", frozen=True)
     yield Condition("mean", "own", "published", "period")
     yield Condition("mean", "own", "published", "random_token")
@@ -173,14 +175,13 @@ def _edits(
 
     if c.operation == "mean":
         # resid_post of every block: the residual entering the next one.
-        which = (
-            (lambda layer: means[c.where, layer, "both"])
-            if c.direction == "own"
-            else lambda layer: torch.where(
-                batch.sign[:, None, None] > 0, means[c.where, layer, 0], means[c.where, layer, 1]
-            )
-        )
-        return [at(layer, replace(which(layer))) for layer in range(1, n + 1)]
+        def mean(layer: int) -> torch.Tensor:
+            if c.direction == "opposite":
+                positive = batch.sign[:, None, None] > 0
+                return torch.where(positive, means[c.where, layer, 0], means[c.where, layer, 1])
+            return means[c.where, layer, "elsewhere" if c.direction == "elsewhere" else "both"]
+
+        return [at(layer, replace(mean(layer))) for layer in range(1, n + 1)]
     vectors = inputs.directions[c.direction]
     fitted_on = str(c.draw) if c.direction == "random" else "corrected"
     if c.direction != "random" and c.variant == "published" and "published/0" in vectors:
@@ -194,23 +195,31 @@ def _edits(
     return edits
 
 
+def _elsewhere(inputs: Inputs) -> list[Prompt]:
+    """Texts with commas that are no reviews: mood stories, where the authors took web text."""
+    return [p for p in inputs.prompts["mood"] if p.usable and "comma" in p.positions]
+
+
 def _means(inputs: Inputs, kept: Sequence[Prompt]) -> dict[tuple, torch.Tensor]:
-    """Mean residual [d_model] over the set's commas, periods and random tokens, by layer, all and by class."""
+    """Mean residual [d_model] by (where, layer, side): of the kept reviews, by class or both, and elsewhere."""
     n = inputs.model.n_layers
     total: dict[tuple, torch.Tensor] = {}
     count: dict[tuple, int] = {}
-    for _, batch in in_batches(inputs.model, kept, inputs.settings["batch_tokens"]):
-        places = _places(batch, inputs.seed)
-        resid = forward(inputs.model, batch.prepared, keep=range(1, n + 1)).resid
-        for where in ("comma", "period", "random_token"):
-            for side in (0, 1, "both"):
-                mine = (
-                    places[where]
-                    if side == "both"
-                    else places[where] & ((batch.sign > 0) == bool(side))[:, None]
-                )
+
+    def collect(prompts: Sequence[Prompt], masks: Callable[[Batch], dict[tuple, torch.Tensor]]) -> None:
+        for _, batch in in_batches(inputs.model, prompts, inputs.settings["batch_tokens"]):
+            resid = forward(inputs.model, batch.prepared, keep=range(1, n + 1)).resid
+            for (where, side), mask in masks(batch).items():
                 for layer in range(1, n + 1):
                     key = (where, layer, side)
-                    total[key] = total.get(key, 0) + resid[layer][mine].double().sum(0)
-                    count[key] = count.get(key, 0) + int(mine.sum())
+                    total[key] = total.get(key, 0) + resid[layer][mask].double().sum(0)
+                    count[key] = count.get(key, 0) + int(mask.sum())
+
+    def of_reviews(batch: Batch) -> dict[tuple, torch.Tensor]:
+        places, positive = _places(batch, inputs.seed), (batch.sign > 0)[:, None]
+        sides = {"both": batch.mask, 1: positive, 0: ~positive}
+        return {(w, s): places[w] & m for w in ("comma", "period", "random_token") for s, m in sides.items()}
+
+    collect(kept, of_reviews)
+    collect(_elsewhere(inputs), lambda batch: {("comma", "elsewhere"): batch.at("comma", "comma_day")})
     return {k: (v / max(count[k], 1)).float() for k, v in total.items()}

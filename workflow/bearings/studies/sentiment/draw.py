@@ -52,12 +52,13 @@ def _columns(runs: Runs, height: float, **options) -> tuple[Figure, list[Axes]]:
 
 
 def _said_missing(axes: Axes, run: ModelRun, measure: str) -> None:
-    """Write why a panel is empty, in the panel."""
+    """Write why a panel is empty, in the panel; axes may be shared, so ticks are hidden and not taken away."""
     why = _get(run, measure).get("reason") or "not measured"
     axes.text(
-        0.5, 0.5, "\n".join(_wrap(why)), transform=axes.transAxes, ha="center", va="center", color="#666666"
+        0.5, 0.5, "\n".join(_wrap(why, 30)), transform=axes.transAxes, ha="center", va="center", fontsize=8
     )
-    axes.set_yticks([])
+    axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
     axes.grid(False)
 
 
@@ -133,16 +134,16 @@ def _patching(runs: Runs) -> Figure:
                 found = [_get(run, f"patching.{name}.{m}.layer{x}.rec") for x in layers]
                 interval_line(panel, layers, found, m, NAMES[m])
             if layers and name == "toy":
-                published_mark(panel, 109.8, label="Pythia-1.4b, DAS:")
+                published_mark(panel, 109.8, label="paper, DAS:")
             if layers and name == "classification":
-                published_mark(panel, 47.0, label="Pythia-1.4b, DAS:")
+                published_mark(panel, 47.0, label="paper, DAS:")
             if layers:
                 panel.axhline(0, color="black", linewidth=0.6)
                 panel.set_xticks(layers)
             panel.set_title(f"{_title(run)}\n{title}" if j == 0 else f"\n{title}", fontsize=9)
-            if i == len(runs) - 1 or layers:
+            if layers:
                 panel.set_xlabel("layer patched")
-        axes[i, 0].set_ylabel("LD recovered (%)")
+                panel.set_ylabel("LD recovered (%)" if j == 0 else "")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     return figure
@@ -172,7 +173,7 @@ def _ablation(runs: Runs) -> Figure:
                 bar_with_interval(panel, x, measure, m, label, width=0.18)
             if variant == "published":
                 value = 76.1 if place == "all" else 35.7
-                published_mark(panel, value, i - 0.3, label="Pythia-2.8b", width=0.3)
+                published_mark(panel, value, i - 0.1, label="paper", width=0.6)
         panel.set_xticks(range(len(cells)), [f"{names[p]}\n{names[v]}" for v, p in cells], fontsize=8)
         panel.axhline(0, color="black", linewidth=0.6)
         panel.legend(loc="upper right", fontsize=7)
@@ -201,12 +202,12 @@ def _by_class(runs: Runs) -> Figure:
                 x = i + (k - 0.5) * 0.36
                 bar_with_interval(panel, x, measure, hue, f"{side} reviews" if i == 0 else None, width=0.32)
                 mark = published[place, frozen][k]
-                published_mark(panel, mark, x, label="Pythia-2.8b" if i + k == 0 else "", width=0.32)
+                published_mark(panel, mark, x, label="paper" if i + k == 0 else "", width=0.32)
         ticks = [f"{'all positions' if p == 'all' else 'commas'}{', frozen' if f else ''}" for p, f in cells]
         panel.set_xticks(range(len(cells)), ["\n".join(_wrap(t, 14)) for t in ticks], fontsize=8)
         panel.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
-        panel.set_ylim(0, 1.15)
-        panel.legend(loc="lower right", fontsize=7)
+        panel.set_ylim(0, 1.3)
+        panel.legend(loc="upper center", ncols=2, fontsize=7)
     panels[0].set_ylabel("accuracy left, DAS ablated as published")
     return figure
 
@@ -216,7 +217,7 @@ def _summary(runs: Runs) -> Figure:
     figure, axes = plt.subplots(len(runs), 3, figsize=(WIDTH * 1.5, 2.9 * len(runs) + 0.2), squeeze=False)
     places = {
         "comma": "commas",
-        "random_token": "as many\ntokens",
+        "random_token": "other\ntokens",
         "period": "periods",
         "polar": "polar\nwords",
         "aspect": "aspects",
@@ -244,7 +245,7 @@ def _summary(runs: Runs) -> Figure:
                     bar_with_interval(
                         left, i + (k - 0.5) * 0.4, measure, m, NAMES[m] if i == 0 else None, width=0.36
                     )
-            published_mark(left, 17.0, 0, label="Pythia-2.8b", width=0.8)
+            published_mark(left, 17.0, 0, label="paper", width=0.8)
             left.set_xticks(range(len(there)), [places[p] for p in there], fontsize=7)
             left.set_ylabel("LD lost (%)")
             left.legend(fontsize=7)
@@ -260,7 +261,7 @@ def _summary(runs: Runs) -> Figure:
             bar_with_interval(middle, i, _get(run, f"mood.{group}.all.change"), hue)
         for group, value in (("comma", -37.4), ("phrase_and_punctuation", -75)):
             if group in shown:
-                published_mark(middle, value, shown.index(group), label="Pythia-2.8b", width=0.8)
+                published_mark(middle, value, shown.index(group), label="paper", width=0.8)
         middle.set_xticks(range(len(shown)), [groups[g] for g in shown], fontsize=7)
         middle.axhline(0, color="black", linewidth=0.6)
         middle.set_ylabel("change of LD (%)")
@@ -275,7 +276,7 @@ def _summary(runs: Runs) -> Figure:
             ":",
             marker="s",
             color=colour("published"),
-            label="Pythia-2.8b",
+            label="paper",
         )
         right.set(xlabel="tokens in between", ylabel="LD change: punctuation\nover phrase")
         right.legend(fontsize=7)
@@ -288,7 +289,7 @@ def _circuit(runs: Runs) -> Figure:
     for run, (left, middle, right) in zip(runs, axes, strict=True):
         rows = run.outcomes["circuit"]
         left.set_title(f"{_title(run)}\ndirect effect at the end", fontsize=9)
-        middle.set_title("reading the words at the summary", fontsize=9)
+        middle.set_title("reading the words at the comma", fontsize=9)
         right.set_title("heads patched together", fontsize=9)
         if _get(run, "circuit.circuit.rec")["value"] is None:
             for panel in (left, middle, right):
@@ -414,7 +415,9 @@ def _steering(runs: Runs) -> Figure:
             found = [_get(run, f"steering.{m}.score.{c:g}") for c in strengths]
             interval_line(panel, strengths, found, m, f"{NAMES[m]} direction" if m == "kmeans" else NAMES[m])
         panel.axhline(0, color="black", linewidth=0.6)
-        panel.set(xlabel="strength (added to the output of block 0)", ylim=(-1.05, 1.05))
+        panel.set(
+            xlabel="strength of the added direction (share of the residual's length)", ylim=(-1.05, 1.05)
+        )
     panels[0].set_ylabel("positive less negative words,\nshare of polar words")
     panels[0].legend(loc="lower right", fontsize=7)
     return figure

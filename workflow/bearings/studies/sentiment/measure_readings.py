@@ -18,7 +18,7 @@ from bearings.studies.sentiment.metrics import changed, flipped, recovered
 Measures = dict[str, Estimate]
 COMPARED = ("mean_diff", "kmeans", "logistic", "pca", "das")
 READ_AT = 1  # the layer of the naturalistic parts: the output of block 0
-FEW = 8
+SCORE = "positive minus negative, share of polar words"
 
 
 def directions(inputs: Inputs) -> Measures:
@@ -269,7 +269,7 @@ def steering(rows: pd.DataFrame, options: Mapping) -> Measures:
     kinds = {"": ("positive", "negative"), "_new": ("new_positive", "new_negative")}
     if rows.empty:
         missing = Estimate.missing("no direction, or no room for a continuation", 0, "rank correlation")
-        names = ("kmeans.spearman", "kmeans.spearman_effect", "random.spearman")
+        names = ("kmeans.spearman", "kmeans.swing_effect", "kmeans.swing", "random.spearman", "random.swing")
         return {f"steering.{name}{t}": missing for name in names for t in kinds}
     for tail, (plus, minus) in kinds.items():
         scored = rows.assign(score=(rows[plus] - rows[minus]) / (rows[plus] + rows[minus]).clip(lower=1))
@@ -281,7 +281,7 @@ def steering(rows: pd.DataFrame, options: Mapping) -> Measures:
             if draw == 0:
                 for i, c in enumerate(strengths):
                     out[f"steering.{method}.score{tail}.{c:g}"] = estimate(
-                        np.mean, table.to_numpy()[:, i], unit="positive minus negative, share", **options
+                        np.mean, table.to_numpy()[:, i], unit=SCORE, **options
                     )
         stacked = {m: np.concatenate(tables, axis=1) for m, tables in by_draw.items()}
         for method, scores in stacked.items():
@@ -291,13 +291,17 @@ def steering(rows: pd.DataFrame, options: Mapping) -> Measures:
                 unit="rank correlation",
                 **options,
             )
-        out[f"steering.kmeans.spearman_effect{tail}"] = estimate(
-            lambda x, y, axis=-1, s=strengths: (
-                _rank_correlation(x, s).mean(-1) - np.abs(_rank_correlation(y, s)).mean(-1)
-            ),
+        n = len(strengths)
+        for method, scores in stacked.items():
+            out[f"steering.{method}.swing{tail}"] = estimate(
+                lambda x, axis=-1, n=n: _swing(x, n).mean(-1), scores, unit=SCORE, **options
+            )
+        # A random direction has no sign to be right about, so its size is what ours must exceed.
+        out[f"steering.kmeans.swing_effect{tail}"] = estimate(
+            lambda x, y, axis=-1, n=n: _swing(x, n).mean(-1) - np.abs(_swing(y, n)).mean(-1),
             stacked["kmeans"],
             stacked["random"],
-            unit="rank correlation, less the size of a random direction's",
+            unit=f"{SCORE}, less the size of a random direction's",
             **options,
         )
     return out
@@ -311,3 +315,14 @@ def _rank_correlation(scores: np.ndarray, strengths: np.ndarray) -> np.ndarray:
     a, b = a - a.mean(-1, keepdims=True), b - b.mean()
     size = np.sqrt((a * a).sum(-1) * (b * b).sum())
     return np.where(size > 0, (a * b).sum(-1) / np.where(size > 0, size, 1), 0.0)
+
+
+def _swing(scores: np.ndarray, strengths: int) -> np.ndarray:
+    """Mean score of the upper half of the strengths less that of the lower half, [..., draws]; no middle.
+
+    `scores` is [..., draws * strengths, texts] with strengths in rising order.
+    """
+    means = scores.mean(-1)
+    means = means.reshape(*means.shape[:-1], -1, strengths)
+    half = strengths // 2
+    return means[..., -half:].mean(-1) - means[..., :half].mean(-1)

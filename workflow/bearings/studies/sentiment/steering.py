@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -45,7 +46,12 @@ def steering(inputs: Inputs) -> pa.Table:
         for draw in range(settings["random_draws"])
     ]
     coefficients, n = settings["coefficients"], settings["samples"]
-    scale = torch.tensor(coefficients, dtype=torch.float32).repeat_interleave(n)[:, None, None]
+    # The paper's strengths are lengths; `relative` ones are shares of the mean residual at toy words, so that a
+    # model whose residuals are short (the untrained twin's) is pushed as far as one whose residuals are long.
+    length = (
+        float(np.linalg.norm(inputs.dumps["toy"].resid[1], axis=1).mean()) if settings["relative"] else 1.0
+    )
+    scale = length * torch.tensor(coefficients, dtype=torch.float32).repeat_interleave(n)[:, None, None]
     for prompt in inputs.prompts["steering"]:
         new = min(settings["new_tokens"], inputs.model.info.n_ctx - len(prompt.ids))
         if not prompt.usable or new < 1:
