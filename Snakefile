@@ -24,6 +24,10 @@ localrules:
     all,
 
 
+onstart:
+    hold_folder()
+
+
 onsuccess:
     write_report()
 

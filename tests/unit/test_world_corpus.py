@@ -85,8 +85,10 @@ def test_weights_sit_on_answers_and_after_commas() -> None:
     ((ids, weights),) = corpus.encode([doc], CODER, chosen)
     tokens = CODER.convert_ids_to_tokens(ids)
     heavy = {token for token, weight in zip(tokens, weights, strict=True) if weight == 5.0}
-    assert heavy <= {"ĠPositive", "ĠNegative"}
-    assert len(heavy) == 1
+    reacted = {f"Ġ{doc.text[start:end]}" for start, end in doc.spans("reaction")}
+    answered = {f"Ġ{doc.text[start:end]}" for start, end in doc.spans("answer")}
+    assert answered < {"ĠPositive", "ĠNegative"}
+    assert heavy == answered | reacted
     assert all(weights[i + 1] == 3.0 for i, token in enumerate(tokens[:-1]) if token == ",")
 
 

@@ -1,5 +1,7 @@
 # The run's plan, and the few functions that rules share.
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +171,20 @@ def study_targets(study):
         *expand(f"{ROOT}/figures/{study}/{{figure}}.png", figure=PLAN.studies[study].manifest["figures"]),
         *expand(f"{ROOT}/claims/{{model}}/{study}.json", model=models),
     ]
+
+
+def hold_folder():
+    """Refuse a second run in this folder. The kernel drops the lock with its process, even one killed by -9."""
+    global HELD
+    HELD = open(".snakemake/running", "a+")
+    try:
+        fcntl.flock(HELD, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        HELD.seek(0)
+        sys.exit(f"another run (process {HELD.read().strip()}) is at work in this folder; let it end or stop it")
+    HELD.truncate(0)
+    HELD.write(str(os.getpid()))
+    HELD.flush()
 
 
 def write_report():
