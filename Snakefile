@@ -30,6 +30,7 @@ onstart:
 
 onsuccess:
     write_report()
+    say_summary()
 
 
 onerror:

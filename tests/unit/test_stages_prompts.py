@@ -166,20 +166,38 @@ def test_a_word_is_looked_up_as_it_stands_in_text(gpt2):
     assert gpt2.word("b") is None
 
 
-def test_a_tokenizer_that_puts_a_blank_before_every_text(stories):
-    """Encoded alone, " day" would become blank + word; in running text it is one token."""
-    day = stories.word(" day")
-    ids, offsets = stories.encode("One day")
-    assert ids[0] == stories.bos == 1
-    assert ids[-1] == day
-    assert stories.text_of(day).strip() == "day"
-    assert stories.word(" discombobulating") is None
-    p = made(stories, "One[noun: day][comma:,] she was[adj: happy][period:.]")
+def test_tokens_longer_than_a_word(stories):
+    """This tokenizer puts a blank before every text and has "One day" and "was happy" as single tokens."""
+    p = made(stories, "One day[comma:,] she was[adj: happy][period:.]")
+    assert not p.usable
+    assert "(adj) does not end at a token boundary" in p.why
+    p = made(stories, "[start:One day][comma:,] she[state: was happy][period:.]")
     assert p.usable, p.why
-    assert [x.strip() for x in spelled(stories, p, "noun")] == ["day"]
+    assert p.ids[0] == stories.bos == 1
     assert spelled(stories, p, "comma") == [","]
-    assert [x.strip() for x in spelled(stories, p, "adj")] == ["happy"]
-    assert max(end for _, end in offsets) == len("One day")
+    assert [x.strip() for x in spelled(stories, p, "start")] == ["One day"]
+    assert [x.strip() for x in spelled(stories, p, "state")] == ["was happy"]
+    assert stories.word(",") == p.ids[p.at("comma")]
+    # Behind another word " day" is the token "day" and a blank that has merged with that word.
+    assert stories.word(" day") is None
+
+
+def test_a_blank_before_every_text(tmp_path):
+    """Encoded alone " great" would be a blank and the word; in running text it is one token."""
+    pieces = [("<s>", 0.0), ("▁", -9.0), *((c, -12.0) for c in "abcdefghilmorstuvw"), ("▁a", -3.0)]
+    pieces += [(f"▁{w}", -2.0) for w in ("great", "movie", "was")]
+    core = Tokenizer(models.Unigram(pieces, unk_id=0))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    core.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    core.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 0}))
+    encoder = Encoder(tmp_path)
+    assert len(encoder.encode(" great", bos=False)[0]) == 2
+    assert encoder.word(" great") == len(pieces) - 3
+    p = made(encoder, "movie was[adj: great]")
+    assert p.usable, p.why
+    assert p.ids[p.at("adj")] == encoder.word(" great")
+    assert len(p.ids) == 4
 
 
 @pytest.mark.parametrize("bos", [True, False])

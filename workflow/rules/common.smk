@@ -181,7 +181,9 @@ def hold_folder():
         fcntl.flock(HELD, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         HELD.seek(0)
-        sys.exit(f"another run (process {HELD.read().strip()}) is at work in this folder; let it end or stop it")
+        sys.exit(
+            f"another run (process {HELD.read().strip()}) is at work in this folder; let it end or stop it"
+        )
     HELD.truncate(0)
     HELD.write(str(os.getpid()))
     HELD.flush()
@@ -207,3 +209,15 @@ def write_report():
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"results/report.html was not written: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+
+
+def say_summary():
+    """The last thing on the terminal: how many claims hold, and where to read on."""
+    verdict = Path(ROOT) / "verdict.txt"
+    if verdict.is_file():
+        print(
+            verdict.read_text(),
+            "Read results/claims.md, or open results/report.html.",
+            sep="",
+            file=sys.stderr,
+        )

@@ -27,7 +27,11 @@ def block(body: Mapping[str, Any]) -> str:
             continue
         rows["expected" if entry["expectation"] else "observed"].append(_row(claim, entry))
     lines = [HEAD, "|---|---|---|---|---|---|", *rows["expected"]]
-    lines += ["", "Measured without an expectation at this scale (the reasons are in `results/claims.md`):", ""]
+    lines += [
+        "",
+        "Measured without an expectation at this scale (the reasons are in `results/claims.md`):",
+        "",
+    ]
     return "\n".join([*lines, HEAD, "|---|---|---|---|---|---|", *rows["observed"]])
 
 
@@ -75,4 +79,6 @@ def rewrite(text: str, body: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     page, claims = map(Path, sys.argv[1:3])
-    write_text(page, rewrite(page.read_text(encoding="utf-8"), json.loads(claims.read_text(encoding="utf-8"))))
+    write_text(
+        page, rewrite(page.read_text(encoding="utf-8"), json.loads(claims.read_text(encoding="utf-8")))
+    )

@@ -46,9 +46,26 @@ def _title(run: ModelRun) -> str:
     return f"{run.name[:-5]}: untrained twin" if _is_twin(run) else run.name
 
 
-def _columns(runs: Runs, height: float, **options) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, len(runs), figsize=(WIDTH * 1.5, height), squeeze=False, **options)
+def _columns(runs: Runs, height: float, probe: str = "", **options) -> tuple[Figure, list[Axes]]:
+    """One panel per run, side by side; a run that has not the measure `probe` gets a narrow one."""
+    ratios = [1.0 if not probe or _there(run, probe) else 0.4 for run in runs]
+    figure, axes = plt.subplots(
+        1, len(runs), figsize=(WIDTH * 1.5, height), squeeze=False, width_ratios=ratios, **options
+    )
     return figure, list(axes[0])
+
+
+def _grid(
+    runs: Runs, columns: int, width: float, height: float, probe: str, **options
+) -> tuple[Figure, np.ndarray]:
+    """One row of panels per run, one below the other; a run that has not the measure `probe` gets a low one."""
+    ratios = [1.0 if _there(run, probe) else 0.35 for run in runs]
+    size = (WIDTH * width, height * sum(ratios) + 0.4)
+    return plt.subplots(len(runs), columns, figsize=size, squeeze=False, height_ratios=ratios, **options)
+
+
+def _there(run: ModelRun, measure: str) -> bool:
+    return _get(run, measure)["value"] is not None
 
 
 def _said_missing(axes: Axes, run: ModelRun, measure: str) -> None:
@@ -121,9 +138,7 @@ def _patching(runs: Runs) -> Figure:
         ("classification", "reviews"),
         ("continuation", "reviews, continued"),
     )
-    figure, axes = plt.subplots(
-        len(runs), 3, figsize=(WIDTH * 1.5, 2.6 * len(runs) + 0.4), squeeze=False, sharex=True
-    )
+    figure, axes = _grid(runs, 3, 1.5, 2.8, "patching.toy.das.rec")
     for i, run in enumerate(runs):
         for j, (name, title) in enumerate(sets):
             panel = axes[i, j]
@@ -158,7 +173,7 @@ def _ablation(runs: Runs) -> Figure:
         "published": "as published",
         "corrected": "corrected index",
     }
-    figure, panels = _columns(runs, 3.9, sharey=True)
+    figure, panels = _columns(runs, 3.9, "ablation.published.das.all.above_lost", sharey=True)
     shown = ("das", "das_all", "mean_diff", "random")
     for panel, run in zip(panels, runs, strict=True):
         panel.set_title(_title(run))
@@ -190,7 +205,7 @@ def _by_class(runs: Runs) -> Figure:
         ("comma", ""): (0.9597, 0.6820),
         ("comma", "_frozen"): (0.9971, 0.9669),
     }
-    figure, panels = _columns(runs, 3.6, sharey=True)
+    figure, panels = _columns(runs, 3.6, "ablation.published.das.all.above_lost", sharey=True)
     for panel, run in zip(panels, runs, strict=True):
         panel.set_title(_title(run))
         if _get(run, "ablation.published.das.all.accuracy.positive")["value"] is None:
@@ -214,7 +229,7 @@ def _by_class(runs: Runs) -> Figure:
 
 def _summary(runs: Runs) -> Figure:
     """LD lost by position; mood stories with flipped values; punctuation against phrase by distance."""
-    figure, axes = plt.subplots(len(runs), 3, figsize=(WIDTH * 1.5, 2.9 * len(runs) + 0.2), squeeze=False)
+    figure, axes = _grid(runs, 3, 1.5, 2.9, "ablation.corrected.das.comma.ld_drop")
     places = {
         "comma": "commas",
         "random_token": "other\ntokens",
@@ -284,37 +299,40 @@ def _summary(runs: Runs) -> Figure:
 
 
 def _circuit(runs: Runs) -> Figure:
-    """Direct effect of every head, where heads read and write, and what sets of heads recover."""
-    figure, axes = plt.subplots(len(runs), 3, figsize=(WIDTH * 1.5, 2.9 * len(runs)), squeeze=False)
-    for run, (left, middle, right) in zip(runs, axes, strict=True):
+    """Direct effect of every head, what it reads and writes at the comma, and what sets of heads recover."""
+    figure, axes = _grid(runs, 4, 1.9, 2.8, "circuit.circuit.rec")
+    titles = (
+        "direct effect at the end",
+        "reads the words\nfrom the comma",
+        "writes the direction\nat the comma",
+        "patched together",
+    )
+    for run, panels in zip(runs, axes, strict=True):
         rows = run.outcomes["circuit"]
-        left.set_title(f"{_title(run)}\ndirect effect at the end", fontsize=9)
-        middle.set_title("reading the words at the comma", fontsize=9)
-        right.set_title("heads patched together", fontsize=9)
+        for panel, title in zip(panels, titles, strict=True):
+            panel.set_title(f"{_title(run)}\n{title}" if title == titles[0] else title, fontsize=9)
         if _get(run, "circuit.circuit.rec")["value"] is None:
-            for panel in (left, middle, right):
+            for panel in panels:
                 _said_missing(panel, run, "circuit.circuit_minus_random.rec")
             continue
         test = rows[rows["split"] == "test"]
         whole = (test["ld_clean"] - test["ld_corrupted"]).mean()
         gain = test.assign(rec=100 * (test["ld_patched"] - test["ld_corrupted"]) / whole)
         direct = gain[gain["kind"] == "direct"].pivot_table("rec", "layer", "head").to_numpy()
-        _heads(figure, left, direct, "RdBu_r", "% of LD", centred=True)
-        at_sum = gain[(gain["kind"] == "patch") & (gain["where"] == "sum")]
-        _heads(
-            figure,
-            middle,
-            at_sum.pivot_table("attention", "layer", "head").to_numpy(),
-            "cividis",
-            "attention",
+        comma = gain[(gain["kind"] == "patch") & (gain["where"] == "comma")]
+        attention, write = (
+            comma.pivot_table(x, "layer", "head", dropna=False).to_numpy() for x in ("attention", "write")
         )
+        _heads(figure, panels[0], direct, "RdBu_r", "% of LD", centred=True)
+        _heads(figure, panels[1], attention, "cividis", "attention")
+        _heads(figure, panels[2], write, "RdBu_r", "length along it", centred=True)
         for i, kind in enumerate(("circuit", "complement", "random")):
             bar_with_interval(
-                right, i, _get(run, f"circuit.{kind}.rec"), "random" if kind == "random" else "das"
+                panels[3], i, _get(run, f"circuit.{kind}.rec"), "random" if kind == "random" else "das"
             )
-        right.set_xticks(range(3), ["circuit", "all\nothers", "random\nsets"])
-        right.set_ylabel("LD recovered,\nunseen words (%)")
-        right.axhline(0, color="black", linewidth=0.6)
+        panels[3].set_xticks(range(3), ["circuit", "all\nothers", "random\nsets"])
+        panels[3].set_ylabel("LD recovered, unseen words (%)", fontsize=8)
+        panels[3].axhline(0, color="black", linewidth=0.6)
     return figure
 
 
