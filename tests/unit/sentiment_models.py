@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 import yaml
@@ -42,7 +43,7 @@ SETTINGS: Mapping[str, Any] = {
     "samples": 4,
     "new_tokens": 6,
     "top_k": 10,
-    "resamples": 60,
+    "resamples": 20,
 }
 
 _root = tempfile.TemporaryDirectory(prefix="bearings-sentiment-")
@@ -69,8 +70,13 @@ def authors_lists(shared: Path) -> dict[str, Any]:
     """The authors' lists and texts in the layout that the study reads."""
     raw = yaml.safe_load((shared / "data/sentiment_lists.yaml").read_text())
     toy, mood = raw["toy_movie_review"], raw["toy_mood_story"]
-    template = "I thought this movie was[adj:{ADJ}][comma:,] I[verb:{VRB}] it[period:.] \nConclusion: This[sum: movie][end: is]"
-    assert template.replace("[adj:{ADJ}]", "{ADJ}").count("{ADJ}") == 1
+    template = toy["template"]
+    for plain, marked in (
+        ("{ADJ},", "[adj:{ADJ}][comma:,]"),
+        ("{VRB} it.", "[verb:{VRB}] it[period:.]"),
+        ("This movie is", "This[sum: movie][end: is]"),
+    ):
+        template = template.replace(plain, marked)
     sides = ("positive", "negative")
     scaffolds = {
         name: {"text": s["text"], "positive": f" {s['positive']}", "negative": f" {s['negative']}"}
@@ -113,7 +119,8 @@ def world_directory(family: str = "gpt_neo") -> Path:
         "eos_token_id": words.eos_token_id,
     }
     if family == "gpt_neo":
-        kinds = [[["global", "local", "local"], 1]]
+        # The adjective is twelve tokens from the end: the middle layer is the one that can reach it.
+        kinds = [[["local", "global", "local"], 1]]
         config = hf.GPTNeoConfig(
             num_layers=N_LAYERS, num_heads=N_HEADS, attention_types=kinds, window_size=6, **common
         )
@@ -156,9 +163,7 @@ def world_dump(family: str = "gpt_neo") -> Dump:
     tables = list(
         dump(m, [p for p in world_prompts()["toy"] if p.usable], ("adj", "verb", "comma", "sum", "end"), 4096)
     )
-    return load_dump(
-        pa.concat_tables(tables) if tables else dump_schema(N_LAYERS, D_MODEL).empty_table()
-    )
+    return load_dump(pa.concat_tables(tables) if tables else dump_schema(N_LAYERS, D_MODEL).empty_table())
 
 
 @cache
@@ -181,3 +186,74 @@ def world_inputs(family: str = "gpt_neo", model: bool = True, **settings: Any) -
         seed=0,
         model=world_model(family) if model else None,
     )
+
+
+@cache
+def unable_outcomes() -> dict[str, pd.DataFrame]:
+    """Outcomes of every experiment on a random model, which does no task."""
+    from bearings.studies.sentiment import ablation, intervene
+
+    made = {}
+    with mock.patch.object(ablation, "balanced", _some_of_both):
+        for name in intervene.EXPERIMENTS:
+            made[name] = intervene.intervene(name, world_inputs()).to_pandas()
+    return made
+
+
+def _some_of_both(reviews, clean, seed):
+    """Reviews with commas, equally many of each class, right or not: a random model is right by chance."""
+    commas = [p for p in reviews if "comma" in p.positions]
+    n = min(sum(p.label == label for p in commas) for label in (0, 1))
+    chosen = [p for label in (0, 1) for p in [q for q in commas if q.label == label][:n]]
+    return sorted(chosen, key=lambda p: p.id)
+
+
+@cache
+def able_outcomes() -> dict[str, pd.DataFrame]:
+    """The same tables with the numbers of a model that does its tasks: LDs by method and layer with noise."""
+    rng = np.random.default_rng(0)
+    out = {name: rows.copy() for name, rows in unable_outcomes().items()}
+
+    rows = out["patching"]
+    strength = {"full": 1.0, "das": 0.8, "das2d": 0.9, "das3d": 0.95, "random": 0.0}
+    keys = ["set", "split", "prompt"]
+    first = rows.drop_duplicates(keys).set_index(keys)
+    clean = pd.Series(2 + 0.3 * rng.standard_normal(len(first)), first.index)
+    at = pd.MultiIndex.from_frame(rows[keys])
+    rows["ld_clean"] = clean.loc[at].to_numpy()
+    rows["ld_corrupted"] = -rows["ld_clean"] + 0.1
+    share = rows["method"].map(lambda m: strength.get(m, 0.6)) * (1 - 0.1 * (rows["layer"] - 1).abs())
+    patched = rows["ld_corrupted"] + share * (rows["ld_clean"] - rows["ld_corrupted"])
+    rows["ld_patched"] = patched + 0.4 * rng.standard_normal(len(rows))
+
+    rows = out["ablation"]
+    clean = rows["operation"] == "clean"
+    ids = rows["prompt"].unique()
+    base = pd.Series(np.abs(1.5 + 0.5 * rng.standard_normal(len(ids))), ids)
+    kept = set(rows[clean & rows["kept"]]["prompt"])
+    lost = {"all": 1.0, "comma": 0.4}
+    scale = np.where(rows["direction"] == "random", 0.0, rows["where"].map(lambda w: lost.get(w, 0.1)))
+    ablated = base.loc[rows["prompt"]].to_numpy() * (1 - scale) + 0.5 * rng.standard_normal(len(rows))
+    unselected = np.where(rows["prompt"].isin(kept) | (rng.random(len(rows)) < 0.8), 1, -1)
+    rows["ld"] = np.where(clean, base.loc[rows["prompt"]].to_numpy() * unselected, ablated)
+    rows["top10"] = np.where(clean, True, None)
+
+    rows = out["mood"]
+    ids = rows["prompt"].unique()
+    base = pd.Series(1 + 0.2 * rng.standard_normal(len(ids)), ids)
+    rows["ld_clean"] = base.loc[rows["prompt"]].to_numpy()
+    rows["ld_corrupted"] = -rows["ld_clean"]
+    rows["ld_patched"] = (
+        rows["ld_clean"] * (1 - 0.02 * rows["filler"]) + 0.1 * rng.standard_normal(len(rows)) - 0.4
+    )
+
+    rows = out["circuit"]
+    ids = rows["prompt"].unique()
+    base = pd.Series(2 + 0.3 * rng.standard_normal(len(ids)), ids)
+    rows["ld_clean"] = base.loc[rows["prompt"]].to_numpy()
+    rows["ld_corrupted"] = -rows["ld_clean"]
+    share = rows["kind"].map({"circuit": 0.8, "complement": 0.4}).fillna(0.1)
+    rows["ld_patched"] = (
+        rows["ld_corrupted"] + share * 2 * rows["ld_clean"] + 0.5 * rng.standard_normal(len(rows))
+    )
+    return out

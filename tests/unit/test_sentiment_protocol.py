@@ -66,7 +66,12 @@ def test_lists_have_their_published_lengths(lists):
 
 def test_every_slot_word_is_one_gpt2_token(lists, gpt2):
     t = lists["raw"]["toy_movie_review"]
-    slots = [w for key, value in t.items() if key.endswith(("verbs", "answers")) or "adjectives" in key for w in value]
+    slots = [
+        w
+        for key, value in t.items()
+        if key.endswith(("verbs", "answers")) or "adjectives" in key
+        for w in value
+    ]
     assert len(slots) > 140
     assert [w for w in slots if gpt2.word(f" {w}") is None] == []
     assert [gpt2.word(f" {w}") for w in t["positive_answers"]] == t["gpt2"]["positive_answer_ids"]
@@ -109,7 +114,7 @@ def test_mood_stories_have_36_tokens_and_their_positions(lists, gpt2):
                 assert p.usable, p.why
                 assert len(p.ids) == mood["length_with_bos"] == 36
                 assert {n: v[0] for n, v in p.positions.items()} == {
-                    n.lower().replace("join_", "join_"): v for n, v in mood["positions"].items()
+                    n.lower(): v for n, v in mood["positions"].items()
                 }
                 assert (p.positive, p.negative) == ((6568,), (10927,))
 
@@ -212,8 +217,8 @@ def test_a_comma_is_the_bare_token_inside_the_sentence(reviews, bare, gpt2):
     assert sum("comma" in p.positions for p in first) == sum(
         comma in alone[p.extra["sentence"] - 1].ids for p in first
     )
-    for p in first[:50]:
-        assert "".join(gpt2.text_of(p.ids[i]) for i in p.positions["sentence"]) == alone[p.extra["sentence"] - 1].text
+    whole = [alone[p.extra["sentence"] - 1] for p in first]
+    assert [tuple(p.ids[i] for i in p.positions["sentence"]) for p in first] == [w.ids[1:] for w in whole]
 
 
 # --- item 3: the published vectors ---------------------------------------------------------------------------------
@@ -254,7 +259,6 @@ def test_training_prompts_as_published_and_corrected(words):
     ]
     # Adjective i stands with verb i mod n: five positive and three negative verbs.
     assert published[10].text.endswith("was remarkable, I enjoyed it. \nConclusion: This movie is")
-    assert published[7].extra["word"] == "tragic" if published[7].extra["rank"] == 5 else True
     assert [p.text.split(", I ")[1].split()[0] for p in published[1::2]][:4] == [
         "hated", "disliked", "despised", "hated",
     ]  # fmt: skip

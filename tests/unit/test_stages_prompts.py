@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sentiment_models import gpt2_encoder
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bearings.stages.prompts import (
     COLUMNS,
@@ -168,27 +168,27 @@ def test_a_word_is_looked_up_as_it_stands_in_text(gpt2):
 
 def test_tokens_longer_than_a_word(stories):
     """This tokenizer puts a blank before every text and has "One day" and "was happy" as single tokens."""
-    p = made(stories, "One day[comma:,] she was[adj: happy][period:.]")
-    assert not p.usable
-    assert "(adj) does not end at a token boundary" in p.why
-    p = made(stories, "[start:One day][comma:,] she[state: was happy][period:.]")
+    p = made(stories, "[start:One day]")
     assert p.usable, p.why
     assert p.ids[0] == stories.bos == 1
-    assert spelled(stories, p, "comma") == [","]
     assert [x.strip() for x in spelled(stories, p, "start")] == ["One day"]
+    p = made(stories, "One[noun: day]")
+    assert p.why == "'day' (noun) does not end at a token boundary"
+    p = made(stories, "[state:was happy][comma:,]")
+    assert p.usable, p.why
     assert [x.strip() for x in spelled(stories, p, "state")] == ["was happy"]
-    assert stories.word(",") == p.ids[p.at("comma")]
+    assert spelled(stories, p, "comma") == [","]
     # Behind another word " day" is the token "day" and a blank that has merged with that word.
     assert stories.word(" day") is None
 
 
 def test_a_blank_before_every_text(tmp_path):
-    """Encoded alone " great" would be a blank and the word; in running text it is one token."""
+    """Encoded alone " great" is a blank and the word; in running text it is one token."""
     pieces = [("<s>", 0.0), ("▁", -9.0), *((c, -12.0) for c in "abcdefghilmorstuvw"), ("▁a", -3.0)]
     pieces += [(f"▁{w}", -2.0) for w in ("great", "movie", "was")]
     core = Tokenizer(models.Unigram(pieces, unk_id=0))
-    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    core.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Metaspace()
     core.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 0}))
     encoder = Encoder(tmp_path)

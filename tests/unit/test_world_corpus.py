@@ -134,9 +134,32 @@ def test_review_table_is_balanced_fits_and_is_apart(tmp_path: Path) -> None:
     assert len({row["sentence"] for row in rows}) == len(rows)
 
 
-def test_review_table_shares_no_sentence_with_a_corpus(tmp_path: Path) -> None:
-    chosen = corpus.CorpusSettings(mixture={"labelled": 0.6, "unlabelled": 0.4})
-    texts = corpus.training_texts(chosen, seed=1, documents=4000)
-    path = corpus.write_reviews(tmp_path / "reviews.tsv", 0, 0, 60, seed=1, apart_from=texts)
-    sentences = [line.split("\t")[2] for line in path.read_text().splitlines()[1:]]
-    assert not [s for s in sentences if any(s in text for text in texts)]
+def test_reviews_kept_for_the_studies_are_not_trained_on() -> None:
+    mixture = {"labelled": 0.6, "unlabelled": 0.4}
+    chosen = corpus.CorpusSettings(tokens=6000, heldout_tokens=1000, mixture=mixture, opening={"short": 1.0})
+
+    def texts(**options) -> str:
+        return "\n".join(CODER.decode(row) for rows in corpus.build(chosen, CODER, 1, **options) for row in rows.ids)
+
+    kept = {doc.review for doc in islice(grammar.documents(mixture, 2), 40)}
+    with_them = texts()
+    assert all(review in with_them for review in kept)  # the corpus would hold them
+    # A short review may stand inside a longer one; as a review of its own it must not.
+    without = texts(apart_from=kept)
+    assert not [r for r in kept if len(r.split()) > 8 and r in without]
+
+
+def test_an_opening_comes_first_and_counts_towards_the_size() -> None:
+    chosen = corpus.CorpusSettings(
+        tokens=8000, heldout_tokens=500, mixture={"narrative": 1.0}, opening={"short": 1.0}, opening_share=0.25
+    )
+    rows, held_out = corpus.build(chosen, CODER, 3)
+    assert 0 < rows.opening < len(rows)
+    assert held_out.opening == 0
+    opening = corpus.Rows(rows.ids[: rows.opening], rows.weights[: rows.opening])
+    # A packed row more or less: documents are never split.
+    assert abs(opening.tokens - 2000) <= 64
+    assert abs(rows.tokens - 8000) <= 128
+    sentiment = CODER.encode(" Sentiment")[0]
+    assert (opening.ids == sentiment).any()
+    assert not (rows.ids[rows.opening :] == sentiment).any()

@@ -19,6 +19,8 @@ except ConfigError as error:
 
 ROOT = PLAN.root
 RUN = {"scale": PLAN.scale, "seed": PLAN.seed}
+WORLDS = [m.name for m in PLAN.models.values() if m.source == "world"]
+TWINS = [m.name for m in PLAN.models.values() if m.source == "twin"]
 EVERY = {key: {i for s in PLAN.studies.values() for i in s.manifest[key]} for key in ("sets", "methods")}
 
 
@@ -77,6 +79,25 @@ def model_directory(wildcards):
     return PLAN.models[wildcards.model].directory
 
 
+def world_settings(wildcards):
+    return dict(PLAN.models[wildcards.model].world)
+
+
+def world_threads(wildcards):
+    """Torch threads in training: a setting of the world, because it changes the weights' last bits."""
+    return PLAN.models[wildcards.model].world["threads"]
+
+
+def twin_of(wildcards):
+    return PLAN.models[PLAN.models[wildcards.model].twin_of].directory
+
+
+def review_sizes():
+    """As many reviews of each split as the hungriest study takes."""
+    asked = [s.settings["prompts"].get("reviews", {}) for s in PLAN.studies.values()]
+    return {split: max(a.get(split, 0) for a in asked) for split in ("train", "dev", "test")}
+
+
 def knows(wildcards):
     """A model of the world is used only once it has been shown to know what the study needs."""
     made = PLAN.models[wildcards.model].source == "world"
@@ -122,8 +143,13 @@ def of_models(kind, key=None, suffix=""):
 
     def of(wildcards):
         study = wildcards.study
-        ends = [f"/{n}" for n in PLAN.studies[study].manifest[key]] if key else [""]
-        return [f"{ROOT}/{kind}/{m}/{study}{end}{suffix}" for m in PLAN.with_twins(study) for end in ends]
+        stems = [f"{ROOT}/{kind}/{m}/{study}" for m in PLAN.with_twins(study)]
+        names = PLAN.studies[study].manifest[key] if key else None
+        return (
+            [f"{s}{suffix}" for s in stems]
+            if names is None
+            else [f"{s}/{n}{suffix}" for s in stems for n in names]
+        )
 
     return of
 
@@ -142,7 +168,7 @@ def figure_claims(wildcards):
 
 
 def claims_file(wildcards):
-    return BASE / f"workflow/bearings/studies/{wildcards.study}/claims.yaml"
+    return f"workflow/bearings/studies/{wildcards.study}/claims.yaml"
 
 
 def twin_measures(wildcards):

@@ -1,27 +1,4 @@
 # What a run starts from: the embedded world's sentences and corpus, its trained models, and the untrained twins.
-WORLDS = [m.name for m in PLAN.models.values() if m.source == "world"]
-TWINS = [m.name for m in PLAN.models.values() if m.source == "twin"]
-
-
-def world_settings(wildcards):
-    return dict(PLAN.models[wildcards.model].world)
-
-
-def world_threads(wildcards):
-    """Torch threads in training: a setting of the world, because it changes the weights' last bits."""
-    return PLAN.models[wildcards.model].world["threads"]
-
-
-def twin_of(wildcards):
-    return PLAN.models[PLAN.models[wildcards.model].twin_of].directory
-
-
-def review_sizes():
-    """As many reviews of each split as the hungriest study takes."""
-    asked = [s.settings["prompts"].get("reviews", {}) for s in PLAN.studies.values()]
-    return {split: max(a.get(split, 0) for a in asked) for split in ("train", "dev", "test")}
-
-
 rule reviews:
     output:
         f"{ROOT}/world/reviews.tsv",
@@ -40,6 +17,8 @@ rule reviews:
 
 
 rule corpus:
+    input:
+        reviews=f"{ROOT}/world/reviews.tsv",
     output:
         tokenizer=directory(f"{ROOT}/world/{{model}}/tokenizer"),
         rows=f"{ROOT}/world/{{model}}/corpus.parquet",

@@ -5,8 +5,10 @@ Nothing here knows what a job computes.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ def job(snakemake) -> Iterator[logging.Logger]:
     Thread counts are set before torch is imported: they change the last bits of a sum, so they come from the
     plan and never from the number of cores the machine happens to have.
     """
+    _die_with_run()
     threads = str(snakemake.params.get("threads", 1))
     os.environ |= {
         "OMP_NUM_THREADS": threads,
@@ -49,3 +52,10 @@ def job(snakemake) -> Iterator[logging.Logger]:
         log.exception("failed")
         said = " ".join(str(error).split()) or type(error).__name__
         sys.exit(f"{snakemake.rule}: {said}")
+
+
+def _die_with_run() -> None:
+    """Have the kernel end this job when its run is killed, so that no orphan writes beside the next run (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,5 +1,7 @@
 """The world's tokenizer, and its corpus as packed rows of token ids with a loss weight each."""
 
+import csv
+
 from _job import job
 
 with job(snakemake) as log:
@@ -13,10 +15,13 @@ with job(snakemake) as log:
     run, world = snakemake.params.run, snakemake.params.world
     tokenizer.write(snakemake.output.tokenizer)
     words = tokenizer.build()
-    train, held_out = build(CorpusSettings.from_dict(world["corpus"]), words, run["seed"])
+    with open(snakemake.input.reviews, newline="", encoding="utf-8") as lines:
+        asked = [r["sentence"] for r in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    train, held_out = build(CorpusSettings.from_dict(world["corpus"]), words, run["seed"], asked)
+    splits = ["opening"] * train.opening + ["train"] * (len(train) - train.opening)
     rows = pa.table(
         {
-            "split": ["train"] * len(train) + ["held_out"] * len(held_out),
+            "split": splits + ["held_out"] * len(held_out),
             "ids": [row.tolist() for part in (train, held_out) for row in part.ids],
             "weights": [row.tolist() for part in (train, held_out) for row in part.weights],
         },
@@ -24,6 +29,8 @@ with job(snakemake) as log:
             {"split": pa.string(), "ids": pa.list_(pa.int32()), "weights": pa.list_(pa.float32())}
         ),
     )
-    made = describe(snakemake.output.rows, "corpus", run=run, settings=world["corpus"])
+    made = describe(
+        snakemake.output.rows, "corpus", run=run, inputs=[snakemake.input.reviews], settings=world["corpus"]
+    )
     write_table(snakemake.output.rows, rows, made)
     log.info("%d tokens in %d rows; vocabulary %d", train.tokens, len(train), len(words))

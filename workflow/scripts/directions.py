@@ -5,7 +5,6 @@ import importlib
 from _job import job
 
 with job(snakemake) as log:
-    from bearings.lm.load import load_model
     from bearings.stages.read import read_dumps, read_prompts
     from bearings.store.directions import write_directions
     from bearings.store.provenance import describe
@@ -13,7 +12,11 @@ with job(snakemake) as log:
     w, p, source = snakemake.wildcards, snakemake.params, snakemake.input
     study = importlib.import_module(f"bearings.studies.{w.study}.fit")
     trained = w.method in study.NEEDS_MODEL
-    model = load_model(source.model, processing=p.processing, threads=p.threads) if trained else None
+    model = None
+    if trained:  # the other methods need no torch, which is slow to import
+        from bearings.lm.load import load_model
+
+        model = load_model(source.model, processing=p.processing, threads=p.threads)
     found = study.fit(
         w.method,
         read_prompts(source.prompts),

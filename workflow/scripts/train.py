@@ -13,13 +13,17 @@ with job(snakemake) as log:
     split = np.array(table["split"].to_pylist())
     ids, weights = (np.stack(table[name].to_numpy()) for name in ("ids", "weights"))
 
-    def part(name):
-        chosen = split == name
-        return Rows(ids[chosen].astype(np.int64), weights[chosen].astype(np.float32))
+    def part(*names):
+        chosen = np.isin(split, names)
+        return Rows(
+            ids[chosen].astype(np.int64),
+            weights[chosen].astype(np.float32),
+            int((split[chosen] == "opening").sum()),
+        )
 
     train(
         TrainSettings.from_dict(snakemake.params.world["training"]),
-        part("train"),
+        part("opening", "train"),
         part("held_out"),
         snakemake.input.tokenizer,
         snakemake.output.model,

@@ -85,7 +85,7 @@ def check_model_dir(path: str | Path) -> ModelInfo:
     config = _read_json(directory / "config.json")
     _refuse_remote_code(directory, config)
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ModelDirError(
             f"{directory / 'config.json'}: model_type {family!r} is unknown; allowed: {', '.join(FAMILIES)}"
         )

@@ -50,15 +50,18 @@ class ModelRun:
 
 
 def read_models(models: Sequence[str], measures: Paths, outcomes: Paths, directions: Paths) -> list[ModelRun]:
-    """The runs of several models; a file belongs to the model whose folder it lies in."""
+    """The runs of several models; a file belongs to the model whose folder it lies in.
 
-    def of(model: str, paths: Paths) -> list[str]:
-        return [p for p in paths if model in Path(p).parts]
+    Measures are <model>/<study>.json, the others <model>/<study>/<name>: a model may be called like any folder.
+    """
+
+    def of(model: str, paths: Paths, above: int = 1) -> list[str]:
+        return [p for p in paths if Path(p).parts[-2 - above] == model]
 
     return [
         ModelRun(
             model,
-            read_json(of(model, measures)[0], "measures"),
+            read_json(of(model, measures, 0)[0], "measures"),
             read_outcomes(of(model, outcomes)),
             read_all_directions(of(model, directions)),
         )

@@ -25,12 +25,17 @@ POOL = 512  # documents that wait while the best fit is looked for
 
 @dataclass(frozen=True)
 class CorpusSettings(Strict):
-    """Size and mixture of a corpus. `tokens` counts real tokens; `mixture` shares are of documents."""
+    """Size and mixture of a corpus. `tokens` counts real tokens; `mixture` shares are of documents.
+
+    The first `opening_share` of the tokens come from the mixture `opening` and are trained on first.
+    """
 
     tokens: int = 2_000_000
     heldout_tokens: int = 40_000
     context: int = 64
     mixture: Mapping[str, float] = field(default_factory=lambda: {"labelled": 1.0})
+    opening: Mapping[str, float] = field(default_factory=dict)
+    opening_share: float = 0.0
     answer_weight: float = 5.0
     comma_weight: float = 1.0
     bare_share: float = 0.15
@@ -38,10 +43,14 @@ class CorpusSettings(Strict):
 
 @dataclass(frozen=True)
 class Rows:
-    """Packed documents: ids int64 [row, pos]; weights float32 [row, pos], 0 where a row is padded."""
+    """Packed documents: ids int64 [row, pos]; weights float32 [row, pos], 0 where a row is padded.
+
+    The first `opening` rows are to be trained on before the others.
+    """
 
     ids: np.ndarray
     weights: np.ndarray
+    opening: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,47 +133,47 @@ def _until(encoded: Iterable[Encoded], tokens: int) -> Iterator[Encoded]:
         yield item
 
 
-def build(settings: CorpusSettings, tokenizer: Any, seed: int) -> tuple[Rows, Rows]:
-    """Training rows and held-out rows; no held-out document's text occurs in the training rows."""
+def build(
+    settings: CorpusSettings, tokenizer: Any, seed: int, apart_from: Collection[str] = ()
+) -> tuple[Rows, Rows]:
+    """Training rows and held-out rows; no held-out document's text occurs in the training rows.
+
+    No document holds a review of `apart_from`: those are what the studies ask about.
+    """
     seen: set[str] = set()
+    kept = frozenset(apart_from)
 
-    def noted(docs: Iterator[Document]) -> Iterator[Document]:
-        for doc in docs:
-            seen.add(doc.text)
-            yield doc
+    def noted(mixture: Mapping[str, float], stream: int) -> Iterator[Document]:
+        for doc in grammar.documents(mixture, stream):
+            if doc.review not in kept:
+                seen.add(doc.text)
+                yield doc
 
-    def rows(docs: Iterator[Document], tokens: int, offset: int) -> Rows:
+    def rows(docs: Iterable[Document], tokens: int, offset: int) -> Rows:
         coded = _until(encode(docs, tokenizer, settings), tokens)
         return pack(coded, settings.context, tokenizer.pad_token_id, settings.bare_share, seed + offset)
 
-    train = rows(noted(grammar.documents(settings.mixture, 2 * seed)), settings.tokens, 0)
+    first = int(settings.tokens * settings.opening_share) if settings.opening else 0
+    main = rows(noted(settings.mixture, 2 * seed), settings.tokens - first, 0)
+    if first:
+        opening = rows(noted(settings.opening, -2 * seed - 1), first, 2)
+        ids, weights = (
+            np.concatenate([a, b]) for a, b in ((opening.ids, main.ids), (opening.weights, main.weights))
+        )
+        main = Rows(ids, weights, len(opening))
     stream = islice(grammar.documents(settings.mixture, 2 * seed + 1), HELDOUT_TRIES)
-    fresh = (doc for doc in stream if doc.text not in seen)
-    return train, rows(fresh, settings.heldout_tokens, 1)
+    fresh = (doc for doc in stream if doc.text not in seen and doc.review not in kept)
+    return main, rows(fresh, settings.heldout_tokens, 1)
 
 
-def training_texts(settings: CorpusSettings, seed: int, documents: int = 200_000) -> list[str]:
-    """Texts of the first `documents` training documents; the default covers a corpus of 3 M tokens."""
-    return [doc.text for doc in islice(grammar.documents(settings.mixture, 2 * seed), documents)]
-
-
-def write_reviews(
-    path: str | Path,
-    n_train: int,
-    n_dev: int,
-    n_test: int,
-    seed: int,
-    apart_from: Collection[str] = (),
-) -> Path:
+def write_reviews(path: str | Path, n_train: int, n_dev: int, n_test: int, seed: int) -> Path:
     """Reviews as a table: sentence_id, split, sentence, label (1/0), marks (JSON), held_out (0/1).
 
     Each split is balanced. A third of the test split holds held-out polar words only (`held_out` 1): a corpus
-    shows these in unlabelled reviews alone. Sentences are distinct, and none occurs in a text of `apart_from`
-    (see `training_texts`).
+    shows these in unlabelled reviews alone. Sentences are distinct, and `build` keeps them out of a corpus.
     """
     target = Path(path)
     rng, used = Random(f"reviews {seed}"), set()
-    taken = "\n".join(apart_from)
     lines = ["\t".join(REVIEW_COLUMNS)]
     for split, count in (("train", n_train), ("dev", n_dev), ("test", n_test)):
         for index in range(count):
@@ -172,7 +181,7 @@ def write_reviews(
             draw = reviews.heldout_review if kept else reviews.review
             while True:
                 made = draw(rng, reviews.SIDES[index % 2])
-                if made.text not in used and made.text not in taken:
+                if made.text not in used:
                     break
             used.add(made.text)
             marks = json.dumps([list(mark) for mark in made.marks])

@@ -11,11 +11,15 @@ from bearings.world.lexicon import Mark, Piece
 
 @dataclass(frozen=True)
 class Document:
-    """One document of the corpus. Marks named `answer` are what the model is asked for."""
+    """One document of the corpus. Marks named `answer` are what the model is asked for.
+
+    `review` is the review it holds, if any: a review kept for the studies must not be trained on.
+    """
 
     text: str
     family: str
     marks: tuple[Mark, ...] = ()
+    review: str = ""
 
     def spans(self, name: str) -> list[tuple[int, int]]:
         """Character spans (start, end) of the marks called `name`, in order."""
@@ -25,9 +29,9 @@ class Document:
 Family = Callable[[Random], Document]
 
 
-def document(piece: Piece, family: str) -> Document:
+def document(piece: Piece, family: str, review: str = "") -> Document:
     """A finished piece of text as a document of `family`."""
-    return Document(piece.text, family, piece.marks)
+    return Document(piece.text, family, piece.marks, review)
 
 
 def families() -> Mapping[str, Family]:
@@ -36,6 +40,7 @@ def families() -> Mapping[str, Family]:
 
     return {
         "labelled": reviews.labelled,
+        "short": reviews.short,
         "unlabelled": reviews.unlabelled,
         "toy": reviews.toy,
         "mood": moods.story,

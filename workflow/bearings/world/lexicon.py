@@ -13,7 +13,7 @@ import yaml
 
 FILES = ("sentiment", "people", "facts", "code", "narrative")
 HERE = Path(__file__).resolve().parent
-_MARK = re.compile(r"\[([a-z_]+):([^\]]*)\]")
+_MARK = re.compile(r"\[([a-z_]+\*?):([^\]]*)\]")
 _SLOT = re.compile(r"\{([A-Za-z0-9_]+)\}")
 
 

@@ -12,12 +12,16 @@ HABITS = (", and{HABIT} them whenever possible", ",{HABIT} them whenever possibl
 
 
 def story(rng: Random) -> Document:
-    """One person; up to two neutral sentences between the liking and the occasion."""
+    """One person; up to two neutral sentences between the liking and the occasion.
+
+    In three of five the habit says nothing, so that the liking itself has to be carried to the end.
+    """
     mood = load("sentiment")["mood"]
     side = rng.choice(("positive", "negative"))
     name = rng.choice(mood["names"])
     thing, occasion = rng.choice(mood["things"])
-    habit = rng.choice(HABITS).replace("{HABIT}", " " + rng.choice(mood["habits"][side]))
+    kind = "neutral" if rng.random() < 0.6 else side
+    habit = rng.choice(HABITS).replace("{HABIT}", " " + rng.choice(mood["habits"][kind]))
     gap = "".join(" " + narrative.sentence(rng) for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 2))))
     piece = (
         Piece(name)

@@ -43,6 +43,9 @@ class Style:
 
 
 STYLE = Style()
+# What a corpus opens with: one or two clauses of one mind, nothing negated. Whole reviews alone leave some seeds on
+# a plateau, because no single word tells the label.
+SHORT = Style(clauses=(0.75, 0.25), consistent=1.0, neutral=0.0, negated=0.0, reaction=0.0)
 # For reviews that must show no seen polar word: interjections and reactions are polar too.
 PLAIN = replace(STYLE, interjection=0.0, reaction=0.0)
 
@@ -182,15 +185,20 @@ def _conclusion(rng: Random, label: int) -> Piece:
     return Piece(" \nConclusion: This movie is") + marked("answer", rng.choice(answers[SIDES[1 - label]]))
 
 
-def labelled(rng: Random) -> Document:
+def labelled(rng: Random, style: Style = STYLE, family: str = "labelled") -> Document:
     """A review of seen words with a scaffold and its answer, or with the conclusion of the toy template."""
-    made = review(rng)
+    made = review(rng, style=style)
     text = Piece(made.text, made.marks)
     scaffolds = load("sentiment")["scaffolds"]
     kind = rng.choices((*scaffolds, "conclusion"), (0.3, 0.2, 0.35, 0.15))[0]
     if kind == "conclusion":
-        return document(text + _conclusion(rng, made.label), "labelled")
-    return document(ask(text, scaffolds[kind], made.label), "labelled")
+        return document(text + _conclusion(rng, made.label), family, made.text)
+    return document(ask(text, scaffolds[kind], made.label), family, made.text)
+
+
+def short(rng: Random) -> Document:
+    """A labelled review of one or two clauses that agree."""
+    return labelled(rng, SHORT, "short")
 
 
 def heldout_review(rng: Random, side: str | None = None) -> Review:
@@ -208,7 +216,7 @@ def unlabelled(rng: Random) -> Document:
     if rng.random() < 0.67:
         word = rng.choice(load("sentiment")["reviews"]["reactions"][SIDES[1 - made.label]])
         text = text + " In the end I" + marked("reaction", f" {word}") + "."
-    return document(text, "unlabelled")
+    return document(text, "unlabelled", made.text)
 
 
 def toy(rng: Random) -> Document:

@@ -33,7 +33,7 @@ def _texts() -> list[str]:
         texts += names
     for name in lexicon.FILES:
         for string in lexicon.strings(lexicon.load(name)):
-            plain = re.sub(r"\[[a-z_]+:([^\]]*)\]", r"\1", string)
+            plain = re.sub(r"\[[a-z_]+\*?:([^\]]*)\]", r"\1", string)
             for part in re.split(r"\{\w+\}", plain):
                 texts += [part, f" {part}"] if " " in part else [f" {part}"]
     return texts

@@ -111,9 +111,14 @@ def heldout_loss(model: Any, rows: Rows) -> float:
 def fit(
     model: Any, settings: TrainSettings, rows: Rows, seed: int, log: logging.Logger
 ) -> list[tuple[int, float]]:
-    """One pass over the rows in an order drawn from `seed`; returns (step, mean loss since the last)."""
+    """One pass over the rows, the opening ones first, in an order drawn from `seed`.
+
+    Returns (step, mean loss since the last).
+    """
     ids, weights = torch.from_numpy(rows.ids), torch.from_numpy(rows.weights)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randperm(rows.opening, generator=generator)
+    order = torch.cat([first, rows.opening + torch.randperm(len(rows) - rows.opening, generator=generator)])
     steps = max(1, len(rows) // settings.batch_rows)
     optimiser, curve, recent = _optimiser(model, settings), [], []
     started = reported = time.monotonic()

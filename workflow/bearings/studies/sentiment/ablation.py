@@ -64,7 +64,7 @@ def ablation(inputs: Inputs) -> pa.Table:
     if not kept:
         return out.table()
     means = _means(inputs, kept)
-    conditions = list(_conditions(inputs))
+    conditions = [c for c in _conditions(inputs) if _possible(c, kept)]
     work = list(in_batches(inputs.model, kept, inputs.settings["batch_tokens"]))
     rows: dict[Condition, dict[int, float]] = {c: {} for c in conditions}
     for _, batch in tqdm(work, desc="ablation", unit="batch", ascii=True):
@@ -150,6 +150,11 @@ def _conditions(inputs: Inputs) -> Iterator[Condition]:
     yield Condition("mean", "own", "published", "random_token")
 
 
+def _possible(c: Condition, kept: Sequence[Prompt]) -> bool:
+    """Does any review have such a position? Otherwise the outcomes would be the clean ones under another name."""
+    return c.where in ("all", "random_token") or any(c.where in p.positions for p in kept)
+
+
 def _places(batch: Batch, seed: int) -> dict[str, torch.Tensor]:
     """Position masks [batch, pos]; `random_token`: as many tokens of the sentence as it has commas (control C2)."""
     places = {name: batch.at(name) for name in ("comma", "period", "polar", "aspect", "name")}
@@ -184,7 +189,7 @@ def _edits(
         return [at(layer, replace(mean(layer))) for layer in range(1, n + 1)]
     vectors = inputs.directions[c.direction]
     fitted_on = str(c.draw) if c.direction == "random" else "corrected"
-    if c.direction != "random" and c.variant == "published" and "published/0" in vectors:
+    if c.variant == "published" and any(key.startswith("published/") for key in vectors):
         fitted_on = "published"
     edits = []
     for layer in range(n + 1):

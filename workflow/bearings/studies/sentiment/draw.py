@@ -79,6 +79,14 @@ def _said_missing(axes: Axes, run: ModelRun, measure: str) -> None:
     axes.grid(False)
 
 
+def _legend(panels: Sequence[Axes], **options) -> None:
+    """One legend, in the first panel that has anything to name."""
+    for panel in panels:
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=7, **options)
+            return
+
+
 def _wrap(text: str, width: int = 38) -> list[str]:
     lines, line = [], ""
     for word in text.split():
@@ -127,7 +135,7 @@ def _directions(runs: Runs) -> Figure:
         interval_line(bottom, layers, shuffled, "random", "shuffled labels")
         bottom.set(ylim=(0, 105), xlabel="layer (residual entering the block)", xticks=layers)
         bottom.set_ylabel("unseen adjectives on\nthe right side (%)" if j == 0 else "")
-    axes[1, 0].legend(fontsize=7, loc="lower left")
+    _legend(axes[1], loc="lower left")
     return figure
 
 
@@ -159,8 +167,8 @@ def _patching(runs: Runs) -> Figure:
             if layers:
                 panel.set_xlabel("layer patched")
                 panel.set_ylabel("LD recovered (%)" if j == 0 else "")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    named = [panel.get_legend_handles_labels() for panel in axes.flat]
+    figure.legend(*max(named, key=lambda x: len(x[0])), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
@@ -415,7 +423,7 @@ def _negation(runs: Runs) -> Figure:
         panel.axhline(centre, color="black", linewidth=0.6, linestyle=":")
         panel.set(xlabel="layer", xticks=sorted(mine["layer"].unique()))
     panels[0].set_ylabel("cosine with the k-means direction\n(mean, 95 %)")
-    panels[0].legend(fontsize=7)
+    _legend(panels)
     return figure
 
 
@@ -437,7 +445,7 @@ def _steering(runs: Runs) -> Figure:
             xlabel="strength of the added direction (share of the residual's length)", ylim=(-1.05, 1.05)
         )
     panels[0].set_ylabel("positive less negative words,\nshare of polar words")
-    panels[0].legend(loc="lower right", fontsize=7)
+    _legend(panels, loc="lower right")
     return figure
 
 

@@ -71,7 +71,7 @@ def _patching(rows: pd.DataFrame, n_words: int, options: Mapping) -> Measures:
     for name, picked_on in (("toy", "train"), ("classification", "dev"), ("continuation", "dev")):
         mine = rows[rows["set"] == name]
         test = mine[mine["split"] == "test"]
-        clean = test[(test["method"] == "full") & (test["layer"] == 0)]
+        clean = test[(test["method"] == "full") & (test["layer"] == test["layer"].min())]
         right = clean["ld_clean"].to_numpy() > 0
         what = f"{name} prompts" if n_words else f"{name} prompts: too few words are single tokens"
         reason = able(right, what)
@@ -86,6 +86,9 @@ def _patching_set(
     head: str, rows: pd.DataFrame, picked_on: str, reason: str, n: int, options: Mapping
 ) -> Measures:
     """Recovery and flips of one prompt set: every layer, and at the layer picked on other prompts."""
+    cells = {s: _cells(rows[rows["split"] == s]) for s in (picked_on, "test")}
+    if not cells[picked_on]:
+        reason = reason or f"no {picked_on} prompts to pick the layer on"
     if reason:
         names = [
             *(f"{m}.{x}" for m in ("das", "random") for x in ("rec", "flip")),
@@ -93,9 +96,6 @@ def _patching_set(
             *("order.all_minus_random", "order.das_minus_best_other", "das2d_minus_das", "inner_minus_outer"),
         ]
         return {f"{head}.{x}": Estimate.missing(reason, n, PERCENT) for x in names}
-    cells = {s: _cells(rows[rows["split"] == s]) for s in (picked_on, "test")}
-    if not cells[picked_on] or not cells["test"]:
-        return {}
     layers = sorted({layer for _, _, layer in cells["test"]})
     random = {layer: cells["test"]["random", "", layer] for layer in layers}
     out: Measures = {}
@@ -191,9 +191,12 @@ def _order(
     by_layer = {layer: cells["mean_diff", "corrected", layer][2] for layer in layers}
     values = {layer: float(recovered(clean, corrupted, x)) for layer, x in by_layer.items()}
     inner = max(layers[1:-1], key=values.get, default=None)
-    if inner is not None:
-        outer = max((layers[0], layers[-1]), key=values.get)
-        out[f"{head}.inner_minus_outer"] = minus(by_layer[inner], by_layer[outer])
+    outer = max((layers[0], layers[-1]), key=values.get)
+    out[f"{head}.inner_minus_outer"] = (
+        Estimate.missing("no layer lies between the first and the last", len(clean), POINTS)
+        if inner is None
+        else minus(by_layer[inner], by_layer[outer])
+    )
     return out
 
 

@@ -13,7 +13,7 @@ from bearings.evidence.stats import Estimate, difference, estimate, proportion
 from bearings.stages.dumps import Dump
 from bearings.stages.inputs import Inputs
 from bearings.studies.sentiment.common import METHODS, enough, toy, unit
-from bearings.studies.sentiment.metrics import changed, flipped, recovered
+from bearings.studies.sentiment.metrics import changed, recovered, turned
 
 Measures = dict[str, Estimate]
 COMPARED = ("mean_diff", "kmeans", "logistic", "pca", "das")
@@ -30,7 +30,7 @@ def directions(inputs: Inputs) -> Measures:
         )
         names = ["similarity.lowest", "similarity.random", *(f"accuracy.{m}" for m in COMPARED)]
         names += ["accuracy.lowest", "accuracy.shuffled", "cosine.das.kmeans.1"]
-        return {f"directions.{name}": missing for name in names}
+        return {f"directions.{name}": missing for name in names} | _fingerprint()
     out: Measures = {}
     n = len(train)
     one_dim = [m for m in METHODS if inputs.directions[m] and m not in ("das2d", "das3d")]
@@ -43,7 +43,7 @@ def directions(inputs: Inputs) -> Measures:
                 out[f"directions.cosine.{x}.{y}.{layer}"] = Estimate(value, None, None, n, "abs cosine")
         lowest[layer] = min(v for pair, v in cosines.items() if set(pair) <= set(COMPARED))
     # The paper compares at the embedding or right behind the first block.
-    first = [layer for layer in (0, 1) if layer in lowest]
+    first = [layer for layer in (0, 1) if layer in lowest] or [min(lowest)]
     at = max(first, key=lowest.get)
     out["directions.similarity.lowest"] = Estimate(lowest[at], None, None, n, "abs cosine")
     draws = len({k.split("/")[0] for k in inputs.directions["random"]})
@@ -98,6 +98,7 @@ def _accuracy(inputs: Inputs, train, test) -> Measures:
 def mood(rows: pd.DataFrame, options: Mapping) -> Measures:
     """Change of LD when the values at a group of positions come from the flipped story."""
     names = ("comma", "period", "phrase", "punctuation", "phrase_and_punctuation", "neutral")
+    changes = [f"{g}.{where}.change" for g in names for where in ("all", "upper")]
     bare = rows[
         (rows["filler"] == 0) & (rows["group"] == "phrase") & (rows["layers"] == "all") & rows["frozen"]
     ]
@@ -108,8 +109,7 @@ def mood(rows: pd.DataFrame, options: Mapping) -> Measures:
             "no usable stories" if share.value is None else f"clean accuracy {share.value:.2f} on stories"
         )
         missing = Estimate.missing(f"{accuracy}: nothing to hand on", len(right), "%")
-        keys = [f"{g}.{where}.change" for g in names for where in ("all", "upper")]
-        return {f"mood.{k}": missing for k in (*keys, "clean.ld", "distance.increase")}
+        return {f"mood.{k}": missing for k in (*changes, "clean.ld", "distance.increase")}
     out: Measures = {
         "mood.clean.accuracy": proportion(int(right.sum()), len(right), unit="accuracy"),
         "mood.clean.ld": estimate(np.mean, bare["ld_clean"], unit="logits", **options),
@@ -121,6 +121,8 @@ def mood(rows: pd.DataFrame, options: Mapping) -> Measures:
         out[f"mood.{group}.{layers}.change{tail}"] = estimate(
             changed, cell["ld_patched"], cell["ld_clean"], unit="% change of LD", **options
         )
+    unmarked = Estimate.missing("the stories have no such position", len(right), "% change of LD")
+    out = {**{f"mood.{k}": unmarked for k in changes}, **out}
     ratio: dict[int, tuple[np.ndarray, ...]] = {}
     frozen = rows[rows["frozen"] & (rows["layers"] == "all")].sort_values("prompt", kind="stable")
     for filler in sorted(frozen["filler"].unique()):
@@ -135,6 +137,7 @@ def mood(rows: pd.DataFrame, options: Mapping) -> Measures:
             lambda p, q, c, axis=-1: changed(p, c) / changed(q, c), *ratio[filler], unit="ratio", **options
         )
     near, far = min(ratio), max(ratio)
+    out["mood.distance.increase"] = Estimate.missing("stories of one length only", len(right), "ratio")
     if near != far and len(ratio[near][0]) == len(ratio[far][0]):
         out["mood.distance.increase"] = estimate(
             lambda a, b, c, x, y, z, axis=-1: changed(x, z) / changed(y, z) - changed(a, c) / changed(b, c),
@@ -159,7 +162,6 @@ def circuit(rows: pd.DataFrame, options: Mapping) -> Measures:
         return {f"circuit.{k}": Estimate.missing(f"{said}: no circuit to look for", len(right)) for k in keys}
     base = test[test["kind"] == "circuit"]
     clean, other = (base[c].to_numpy(float) for c in ("ld_clean", "ld_corrupted"))
-    sign = np.ones(len(base))
     sets = {
         k: g.sort_values(["draw", "prompt"], kind="stable")["ld_patched"]
         .to_numpy(float)
@@ -171,7 +173,7 @@ def circuit(rows: pd.DataFrame, options: Mapping) -> Measures:
     for kind in ("circuit", "complement"):
         ld = sets[kind][:, 0]
         out[f"circuit.{kind}.rec"] = estimate(recovered, clean, other, ld, unit="%", **options)
-        out[f"circuit.{kind}.flip"] = estimate(flipped, clean, other, ld, sign, unit="%", **options)
+        out[f"circuit.{kind}.flip"] = estimate(turned, clean, ld, unit="%", **options)
     out["circuit.random.rec"] = estimate(
         lambda *c, axis=-1: recovered(*c).mean(-1), clean, other, sets["random"], unit="%", **options
     )
@@ -183,12 +185,10 @@ def circuit(rows: pd.DataFrame, options: Mapping) -> Measures:
         **options,
     )
     out["circuit.circuit_minus_complement.flip"] = estimate(
-        lambda c, o, x, y, s, axis=-1: flipped(c, o, x, s) - flipped(c, o, y, s),
+        lambda c, x, y, axis=-1: turned(c, x) - turned(c, y),
         clean,
-        other,
         sets["circuit"][:, 0],
         sets["complement"][:, 0],
-        sign,
         unit="points of %",
         **options,
     )
@@ -231,6 +231,9 @@ def negation(rows: pd.DataFrame, dumps: Mapping[str, Dump], options: Mapping) ->
     names = ("kmeans.share", "kmeans.share_plain", "random.share", "kmeans.crossed", "kmeans.share_effect")
     if rows.empty:
         missing = Estimate.missing("no usable negated texts, or no direction", 0, "share of texts")
+        return {f"negation.{k}": missing for k in names}
+    if rows["mean"].isna().any():
+        missing = Estimate.missing("no reviews whose mean cosine a word could turn past", 0, "share of texts")
         return {f"negation.{k}": missing for k in names}
     late = round(rows["layer"].max() * 10 / 12)
     wide = rows[rows["layer"].isin([1, late])].pivot_table(

@@ -32,6 +32,12 @@ def flipped_raw(clean: Array, corrupted: Array, patched: Array, axis: int = -1) 
     return 100 * (c - b) / (a - b)
 
 
+def turned(clean: Array, patched: Array, axis: int = -1) -> Array:
+    """Share, in per cent, of patched LDs on the side of the mean clean LD: the circuit's flips (protocol 4.7)."""
+    side = _beside(np.sign(clean.mean(axis=axis)), patched.mean(axis=axis))
+    return 100 * (patched * np.expand_dims(side, axis) > 0).mean(axis=axis)
+
+
 def centred_accuracy(ld: Array, sign: Array) -> Array:
     """Share of LD > 0 once the set's bias towards one class is taken out (protocol 4.4); needs balanced rows."""
     if sign.ndim < ld.ndim:
