@@ -317,6 +317,17 @@ def test_unknown_pairing_is_one_line():
         equal_length_pairs([], "twist")
 
 
+def test_fewer_pairs_are_taken_evenly_over_lengths():
+    rows = [Prompt(i, "test", "", tuple(range(5 + i // 4)), i % 2, {}, (), ()) for i in range(80)]
+    few = equal_length_pairs(rows, "swap", 10)
+    assert len(few) == 10
+    lengths = [len(a.ids) for a, _ in few]
+    assert lengths[0] == 5
+    assert lengths[-1] >= 20  # of 5 to 24
+    assert sum(a.label for a, _ in few) == 5
+    assert equal_length_pairs(rows, "swap", 1000) == equal_length_pairs(rows, "swap")
+
+
 # --- item 5: formulas ----------------------------------------------------------------------------------------------
 
 

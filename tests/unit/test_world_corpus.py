@@ -139,7 +139,9 @@ def test_reviews_kept_for_the_studies_are_not_trained_on() -> None:
     chosen = corpus.CorpusSettings(tokens=6000, heldout_tokens=1000, mixture=mixture, opening={"short": 1.0})
 
     def texts(**options) -> str:
-        return "\n".join(CODER.decode(row) for rows in corpus.build(chosen, CODER, 1, **options) for row in rows.ids)
+        return "\n".join(
+            CODER.decode(row) for rows in corpus.build(chosen, CODER, 1, **options) for row in rows.ids
+        )
 
     kept = {doc.review for doc in islice(grammar.documents(mixture, 2), 40)}
     with_them = texts()
@@ -151,7 +153,11 @@ def test_reviews_kept_for_the_studies_are_not_trained_on() -> None:
 
 def test_an_opening_comes_first_and_counts_towards_the_size() -> None:
     chosen = corpus.CorpusSettings(
-        tokens=8000, heldout_tokens=500, mixture={"narrative": 1.0}, opening={"short": 1.0}, opening_share=0.25
+        tokens=8000,
+        heldout_tokens=500,
+        mixture={"narrative": 1.0},
+        opening={"short": 1.0},
+        opening_share=0.25,
     )
     rows, held_out = corpus.build(chosen, CODER, 3)
     assert 0 < rows.opening < len(rows)

@@ -110,21 +110,24 @@ def _pair_sets(
                 for p in prompts["reviews"]
                 if p.usable and p.extra["scaffold"] == scaffold and p.split == split
             ]
-            pairs = equal_length_pairs(fine, settings["pairing"])[: settings["review_pairs"]]
+            pairs = equal_length_pairs(fine, settings["pairing"], settings["review_pairs"])
             if pairs:
                 yield scaffold, split, pairs
 
 
-def equal_length_pairs(prompts: Sequence[Prompt], pairing: str) -> Pairs:
+def equal_length_pairs(prompts: Sequence[Prompt], pairing: str, most: int | None = None) -> Pairs:
     """Clean and corrupted reviews of opposite class and the same token count, in file order (protocol 3.3).
 
     `swap` corrupts each of a pair by the other; `rotate` is the authors' way: the interleaved list is rotated by
     one, so that a negative's partner comes from the next pair and may differ in length (section 5, row 11).
+    Of more than `most` prompts, pairs are taken evenly over all lengths, both classes equally often.
     """
     by_length: dict[int, dict[int, list[Prompt]]] = {}
     for p in prompts:
         by_length.setdefault(len(p.ids), {0: [], 1: []})[p.label].append(p)
     both = [pn for n in sorted(by_length) for pn in zip(by_length[n][1], by_length[n][0], strict=False)]
+    if most is not None and len(both) > most // 2:
+        both = [both[i * len(both) // (most // 2)] for i in range(most // 2)]
     if pairing == "swap":
         return [pair for a, b in both for pair in ((a, b), (b, a))]
     if pairing == "rotate":
