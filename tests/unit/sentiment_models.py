@@ -37,7 +37,7 @@ SETTINGS: Mapping[str, Any] = {
     "review_pairs": 12,
     "directions": ["das", "das_all", "mean_diff"],
     "circuit_heads": 3,
-    "direction": "mean_diff",
+    "direction": "kmeans",
     "coefficients": [-4, -2, 0, 2, 4],
     "relative": False,
     "samples": 4,

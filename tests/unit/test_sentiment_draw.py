@@ -48,7 +48,7 @@ def test_manifest_and_figures_agree():
 def drawn(figure, runs, path):
     """The picture, once every panel has been seen to hold data or words."""
     with style():
-        made = draw(figure, runs, {})
+        made = draw(figure, runs, {"direction": "kmeans"})
         assert [axes.get_title(loc="left") for axes in made.axes if not (axes.has_data() or axes.texts)] == []
         save(made, path)
     assert not plt.get_fignums()
@@ -76,7 +76,7 @@ def test_the_same_run_gives_the_same_bytes(figure, runs, tmp_path):
 
 def test_what_is_missing_is_written_in_the_panel(runs):
     with style():
-        figure = draw("ablation", runs, {})
+        figure = draw("ablation", runs, {"direction": "kmeans"})
     said = [" ".join(t.get_text().split()) for t in figure.axes[1].texts]
     assert any("too near chance" in s for s in said)
     assert not any("too near chance" in t.get_text() for t in figure.axes[0].texts)
@@ -86,7 +86,7 @@ def test_what_is_missing_is_written_in_the_panel(runs):
 
 def test_bars_are_the_measures(runs):
     with style():
-        figure = draw("ablation", runs[:1], {})
+        figure = draw("ablation", runs[:1], {"direction": "kmeans"})
     heights = {round(bar.get_height(), 6) for bars in figure.axes[0].containers for bar in bars}
     for variant in ("published", "corrected"):
         for method in ("das", "das_all", "mean_diff", "random"):

@@ -31,7 +31,7 @@ NOTHING: Mapping[str, Any] = {"value": None, "low": None, "high": None}
 
 def draw(figure: str, runs: Runs, settings: Mapping[str, Any]) -> Figure:
     """One figure by the name that `claims.yaml` gives it."""
-    return FIGURES[figure](runs)
+    return FIGURES[figure](runs, settings["direction"])
 
 
 def _get(run: ModelRun, name: str) -> Mapping[str, Any]:
@@ -100,7 +100,7 @@ def _layers(run: ModelRun) -> list[int]:
     return sorted({int(k.rsplit("/", 1)[1]) for k in run.directions["random"]})
 
 
-def _directions(runs: Runs) -> Figure:
+def _directions(runs: Runs, fitted: str) -> Figure:
     """Left: abs cosines between methods at the layer of the paper. Right: accuracy on unseen words by layer."""
     figure, axes = plt.subplots(2, len(runs), figsize=(WIDTH * 1.5, 6.6), squeeze=False)
     for j, run in enumerate(runs):
@@ -110,13 +110,12 @@ def _directions(runs: Runs) -> Figure:
                 _said_missing(panel, run, "directions.similarity.lowest")
             top.set_title(_title(run))
             continue
-        grid = np.array(
-            [
-                [1.0 if a == b else _get(run, f"directions.cosine.{a}.{b}.1")["value"] for b in ONE_DIM]
-                for a in ONE_DIM
-            ],
-            dtype=float,
-        )
+        at = _get(run, "directions.similarity.layer")["value"]
+        pairs = [[(a, b) for b in ONE_DIM] for a in ONE_DIM]
+        cosine = {
+            (a, b): _get(run, f"directions.cosine.{a}.{b}.{at}")["value"] for row in pairs for a, b in row
+        }
+        grid = np.array([[1.0 if a == b else cosine[a, b] for a, b in row] for row in pairs], dtype=float)
         top.imshow(grid, vmin=0, vmax=1, cmap="cividis")
         for (i, k), value in np.ndenumerate(grid):
             top.text(
@@ -126,7 +125,7 @@ def _directions(runs: Runs) -> Figure:
         top.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right")
         top.set_yticks(range(len(ticks)), ticks)
         top.grid(False)
-        top.set_title(f"{_title(run)}\nabs cosine of two methods, layer 1", fontsize=9)
+        top.set_title(f"{_title(run)}\nabs cosine of two methods, layer {at}", fontsize=9)
         layers = _layers(run)
         for m in ONE_DIM:
             found = [_get(run, f"directions.accuracy.{m}.layer{x}") for x in layers]
@@ -139,7 +138,7 @@ def _directions(runs: Runs) -> Figure:
     return figure
 
 
-def _patching(runs: Runs) -> Figure:
+def _patching(runs: Runs, fitted: str) -> Figure:
     """Recovery by layer and method: toy words never fitted on, and whole reviews in two templates."""
     sets = (
         ("toy", "toy template, unseen words"),
@@ -172,7 +171,7 @@ def _patching(runs: Runs) -> Figure:
     return figure
 
 
-def _ablation(runs: Runs) -> Figure:
+def _ablation(runs: Runs, fitted: str) -> Figure:
     """Above-chance accuracy lost: fitted directions and random ones, at all positions and at commas."""
     cells = [(v, p) for v in ("published", "corrected") for p in ("all", "comma")]
     names = {
@@ -204,7 +203,7 @@ def _ablation(runs: Runs) -> Figure:
     return figure
 
 
-def _by_class(runs: Runs) -> Figure:
+def _by_class(runs: Runs, fitted: str) -> Figure:
     """Accuracy left per class, with attention free and frozen."""
     cells = [(p, f) for p in ("all", "comma") for f in ("", "_frozen")]
     published = {
@@ -235,7 +234,7 @@ def _by_class(runs: Runs) -> Figure:
     return figure
 
 
-def _summary(runs: Runs) -> Figure:
+def _summary(runs: Runs, fitted: str) -> Figure:
     """LD lost by position; mood stories with flipped values; punctuation against phrase by distance."""
     figure, axes = _grid(runs, 3, 1.5, 2.9, "ablation.corrected.das.comma.ld_drop")
     places = {
@@ -306,7 +305,7 @@ def _summary(runs: Runs) -> Figure:
     return figure
 
 
-def _circuit(runs: Runs) -> Figure:
+def _circuit(runs: Runs, fitted: str) -> Figure:
     """Direct effect of every head, what it reads and writes at the comma, and what sets of heads recover."""
     figure, axes = _grid(runs, 4, 1.9, 2.8, "circuit.circuit.rec")
     titles = (
@@ -359,7 +358,7 @@ def _heads(
     figure.colorbar(image, ax=panel, label=label)
 
 
-def _neurons(runs: Runs) -> Figure:
+def _neurons(runs: Runs, fitted: str) -> Figure:
     """Cosines of all neurons' output weights with the direction, beside random directions."""
     figure, panels = _columns(runs, 3.2, sharey=True)
     bins = np.linspace(-1, 1, 81)
@@ -369,7 +368,8 @@ def _neurons(runs: Runs) -> Figure:
         if rows.empty:
             _said_missing(panel, run, "neurons.largest")
             continue
-        ours, chance = (rows[rows["method"] == m] for m in ("kmeans", "random"))
+        chance = rows[rows["method"] == "random"]
+        ours = rows[rows["method"] == fitted]
         weight = np.full(len(chance), 1 / chance["draw"].nunique())
         panel.hist(
             chance["cosine"], bins, weights=weight, color=colour("random"), label="random directions, mean"
@@ -378,9 +378,9 @@ def _neurons(runs: Runs) -> Figure:
             ours["cosine"],
             bins,
             histtype="step",
-            color=colour("kmeans"),
+            color=colour(fitted),
             linewidth=1.4,
-            label="k-means direction",
+            label=f"{NAMES[fitted]} direction",
         )
         for sign in (1, -1):
             top = (ours.assign(s=sign * ours["cosine"])).nlargest(3, "s")
@@ -393,20 +393,20 @@ def _neurons(runs: Runs) -> Figure:
     return figure
 
 
-def _negation(runs: Runs) -> Figure:
+def _negation(runs: Runs, fitted: str) -> Figure:
     """Cosine with the direction at negated and at plain words, layer by layer, by the word's own sentiment."""
     figure, panels = _columns(runs, 3.4, sharey=True)
     for panel, run in zip(panels, runs, strict=True):
         rows = run.outcomes["negation"]
         panel.set_title(_title(run))
         if rows.empty:
-            _said_missing(panel, run, "negation.kmeans.share")
+            _said_missing(panel, run, "negation.fitted.share")
             continue
-        mine = rows[(rows["method"] == "kmeans")]
+        mine = rows[rows["method"] == fitted]
         first = mine[mine["layer"] == 1].set_index(["set", "prompt"])["cosine"]
         centre = float(mine["mean"].iloc[0])
         side = [first[s, p] > centre for s, p in zip(mine["set"], mine["prompt"], strict=True)]
-        for name, style, hue in (("plain", "--", "random"), ("negated", "-", "kmeans")):
+        for name, style, hue in (("plain", "--", "random"), ("negated", "-", fitted)):
             for up, word in ((True, "positive"), (False, "negative")):
                 cell = mine[(mine["set"] == name) & (np.array(side) == up)].groupby("layer")["cosine"]
                 mean, error = cell.mean(), 1.96 * cell.sem()
@@ -422,24 +422,24 @@ def _negation(runs: Runs) -> Figure:
                 )
         panel.axhline(centre, color="black", linewidth=0.6, linestyle=":")
         panel.set(xlabel="layer", xticks=sorted(mine["layer"].unique()))
-    panels[0].set_ylabel("cosine with the k-means direction\n(mean, 95 %)")
+    panels[0].set_ylabel(f"cosine with the direction\n({NAMES[fitted]}; mean, 95 %)")
     _legend(panels)
     return figure
 
 
-def _steering(runs: Runs) -> Figure:
+def _steering(runs: Runs, fitted: str) -> Figure:
     """Positive minus negative words of the continuations against the strength of the added direction."""
     figure, panels = _columns(runs, 3.2, sharey=True)
     for panel, run in zip(panels, runs, strict=True):
         panel.set_title(_title(run))
-        head = "steering.kmeans.score."
+        head = "steering.fitted.score."
         strengths = sorted(float(k.removeprefix(head)) for k in run.measures if k.startswith(head))
         if not strengths:
-            _said_missing(panel, run, "steering.kmeans.spearman")
+            _said_missing(panel, run, "steering.fitted.spearman")
             continue
-        for m in ("kmeans", "random"):
+        for m, hue in (("fitted", fitted), ("random", "random")):
             found = [_get(run, f"steering.{m}.score.{c:g}") for c in strengths]
-            interval_line(panel, strengths, found, m, f"{NAMES[m]} direction" if m == "kmeans" else NAMES[m])
+            interval_line(panel, strengths, found, hue, NAMES[hue])
         panel.axhline(0, color="black", linewidth=0.6)
         panel.set(
             xlabel="strength of the added direction (share of the residual's length)", ylim=(-1.05, 1.05)

@@ -43,7 +43,7 @@ def measure(inputs: Inputs, outcomes: Mapping[str, pd.DataFrame]) -> Measures:
         **mood(outcomes["mood"], options),
         **circuit(outcomes["circuit"], options),
         **neurons(outcomes["neurons"], options),
-        **negation(outcomes["negation"], inputs.dumps, options),
+        **negation(outcomes["negation"], inputs.settings["direction"], options),
         **steering(outcomes["steering"], options),
     }
 

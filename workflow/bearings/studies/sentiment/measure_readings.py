@@ -17,7 +17,8 @@ from bearings.studies.sentiment.metrics import changed, recovered, turned
 
 Measures = dict[str, Estimate]
 COMPARED = ("mean_diff", "kmeans", "logistic", "pca", "das")
-READ_AT = 1  # the layer of the naturalistic parts: the output of block 0
+# One shuffle is right on nearly all unseen words or on nearly none: only the mean of many is near 50 %.
+SHUFFLES = 400
 SCORE = "positive minus negative, share of polar words"
 
 
@@ -50,7 +51,8 @@ def directions(inputs: Inputs) -> Measures:
     md = unit(inputs.directions["mean_diff"], "corrected", at)
     chance = [abs(float(unit(inputs.directions["random"], str(d), at) @ md)) for d in range(draws)]
     out["directions.similarity.random"] = estimate(np.mean, chance, seed=inputs.seed, unit="abs cosine")
-    return out | _accuracy(inputs, train, test) | _fingerprint()
+    out["directions.similarity.layer"] = Estimate(at, None, None, n, "layer")
+    return out | _accuracy(inputs, train, test, at) | _fingerprint()
 
 
 def _fingerprint() -> Measures:
@@ -59,8 +61,11 @@ def _fingerprint() -> Measures:
     return {f"directions.{name}": missing for name in names}
 
 
-def _accuracy(inputs: Inputs, train, test) -> Measures:
-    """Share of unseen adjectives on the right side of the midpoint between the training classes."""
+def _accuracy(inputs: Inputs, train, test, at: int) -> Measures:
+    """Share of unseen adjectives on the right side of the midpoint between the training classes.
+
+    Without a layer in its name, at layer `at`, where the methods agree best on the training words.
+    """
     out: Measures = {}
     dump: Dump = inputs.dumps["toy"]
     y, y_test = (np.array([p.label for p in part]) for part in (train, test))
@@ -80,13 +85,12 @@ def _accuracy(inputs: Inputs, train, test) -> Measures:
                 found = proportion(int(hits.sum()), len(hits), unit="% of test adjectives", scale=100)
                 out[f"directions.accuracy.{m}.layer{layer}"] = found
         shuffled = []
-        for _ in range(20):
+        for _ in range(SHUFFLES):
             labels = rng.permutation(y)
             shuffled.append(100 * right(x[labels == 1].mean(0) - x[labels == 0].mean(0), labels).mean())
         out[f"directions.accuracy.shuffled.layer{layer}"] = estimate(
             np.mean, shuffled, seed=inputs.seed, unit="% of test adjectives"
         )
-    at = READ_AT if READ_AT in inputs.layers else inputs.layers[0]
     for m in (*COMPARED, "shuffled"):
         out[f"directions.accuracy.{m}"] = out[f"directions.accuracy.{m}.layer{at}"]
     out["directions.accuracy.lowest"] = min(
@@ -211,8 +215,8 @@ def neurons(rows: pd.DataFrame, options: Mapping) -> Measures:
         missing = Estimate.missing("no direction was fitted", 0, "abs cosine")
         return {f"neurons.{k}": missing for k in ("largest", "largest_minus_random", "random.largest")}
     size = rows.assign(size=rows["cosine"].abs()).groupby(["method", "draw"])["size"].max()
-    ours, chance = float(size["kmeans"].iloc[0]), size["random"].to_numpy(float)
-    n = len(rows[rows["method"] == "kmeans"])
+    ours, chance = float(size.drop("random").iloc[0]), size["random"].to_numpy(float)
+    n = len(rows[rows["method"] != "random"])
     return {
         "neurons.largest": Estimate(ours, None, None, n, "abs cosine"),
         "neurons.random.largest": estimate(np.mean, chance, unit="abs cosine", **options),
@@ -222,13 +226,13 @@ def neurons(rows: pd.DataFrame, options: Mapping) -> Measures:
     }
 
 
-def negation(rows: pd.DataFrame, dumps: Mapping[str, Dump], options: Mapping) -> Measures:
+def negation(rows: pd.DataFrame, chosen: str, options: Mapping) -> Measures:
     """Share of negated words whose reading turns towards or past the mean between layer 1 and a late layer.
 
     flip = 0.5 (a_late - a_1) / (m - a_1) with m the mean over all texts; the late layer is 10 of GPT-2's 12, or as
-    far up in other models.
+    far up in other models. `fitted` is the method `chosen`.
     """
-    names = ("kmeans.share", "kmeans.share_plain", "random.share", "kmeans.crossed", "kmeans.share_effect")
+    names = ("fitted.share", "fitted.share_plain", "random.share", "fitted.crossed", "fitted.share_effect")
     if rows.empty:
         missing = Estimate.missing("no usable negated texts, or no direction", 0, "share of texts")
         return {f"negation.{k}": missing for k in names}
@@ -252,15 +256,17 @@ def negation(rows: pd.DataFrame, dumps: Mapping[str, Dump], options: Mapping) ->
                 int((mine > 0.5).sum()), len(mine), unit="share of texts"
             )
             out[f"negation.{method}.median{tail}"] = estimate(np.median, mine, unit="flip size", **options)
+    for name in ("share", "share_plain", "crossed"):
+        out[f"negation.fitted.{name}"] = out[f"negation.{chosen}.{name}"]
     turned = (
         size[(size["method"] == "random") & (size["set"] == "negated")].pivot_table("size", "prompt", "draw")
         > 0
     )
-    ours = size[(size["method"] == "kmeans") & (size["set"] == "negated")].sort_values("prompt")["size"] > 0
+    ours = size[(size["method"] == chosen) & (size["set"] == "negated")].sort_values("prompt")["size"] > 0
     out["negation.random.share"] = estimate(
         lambda x, axis=-1: x.mean(-1).mean(-1), turned.to_numpy(float), unit="share of texts", **options
     )
-    out["negation.kmeans.share_effect"] = difference(
+    out["negation.fitted.share_effect"] = difference(
         ours.to_numpy(float), turned.to_numpy(float), unit="share of texts", **options
     )
     return out
@@ -272,8 +278,9 @@ def steering(rows: pd.DataFrame, options: Mapping) -> Measures:
     kinds = {"": ("positive", "negative"), "_new": ("new_positive", "new_negative")}
     if rows.empty:
         missing = Estimate.missing("no direction, or no room for a continuation", 0, "rank correlation")
-        names = ("kmeans.spearman", "kmeans.swing_effect", "kmeans.swing", "random.spearman", "random.swing")
+        names = ("fitted.spearman", "fitted.swing_effect", "fitted.swing", "random.spearman", "random.swing")
         return {f"steering.{name}{t}": missing for name in names for t in kinds}
+    rows = rows.assign(method=rows["method"].where(rows["method"] == "random", "fitted"))
     for tail, (plus, minus) in kinds.items():
         scored = rows.assign(score=(rows[plus] - rows[minus]) / (rows[plus] + rows[minus]).clip(lower=1))
         by_draw = {}
@@ -300,9 +307,9 @@ def steering(rows: pd.DataFrame, options: Mapping) -> Measures:
                 lambda x, axis=-1, n=n: _swing(x, n).mean(-1), scores, unit=SCORE, **options
             )
         # A random direction has no sign to be right about, so its size is what ours must exceed.
-        out[f"steering.kmeans.swing_effect{tail}"] = estimate(
+        out[f"steering.fitted.swing_effect{tail}"] = estimate(
             lambda x, y, axis=-1, n=n: _swing(x, n).mean(-1) - np.abs(_swing(y, n)).mean(-1),
-            stacked["kmeans"],
+            stacked["fitted"],
             stacked["random"],
             unit=f"{SCORE}, less the size of a random direction's",
             **options,

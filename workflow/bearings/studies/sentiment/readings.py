@@ -43,11 +43,12 @@ def neurons(inputs: Inputs) -> pa.Table:
     """
     out = Outcomes(NEURONS)
     words = toy(inputs.prompts["toy"], "test")
-    d = unit(inputs.directions["kmeans"], "corrected", 1)
+    chosen = inputs.settings["direction"]
+    d = unit(inputs.directions[chosen], "corrected", 1)
     if d is None or not words:
         return out.table()
     acts = _neuron_means(inputs, words)
-    ways = [("kmeans", 0, d)] + [
+    ways = [(chosen, 0, d)] + [
         ("random", draw, unit(inputs.directions["random"], str(draw), 1))
         for draw in range(inputs.settings["random_draws"])
     ]

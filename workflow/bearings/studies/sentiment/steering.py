@@ -33,15 +33,16 @@ SCHEMA = {
 def steering(inputs: Inputs) -> pa.Table:
     """Continuations per strength and sample, with how many positive and negative words they hold.
 
-    The unit layer-1 k-means direction is added to the output of block 0 at every position, new ones included. At
-    strength 0 every direction gives the same text: the seed is the same. `new_positive` and `new_negative` count
-    only words that no direction was fitted on: with tied embeddings a direction fitted on words makes those words
-    likelier whatever the model has learnt.
+    The unit layer-1 direction (the authors': k-means) is added to the output of block 0 at every position, new ones
+    included. At strength 0 every direction gives the same text: the seed is the same. `new_positive` and
+    `new_negative` count only words that no direction was fitted on: with tied embeddings a direction fitted on words
+    makes those words likelier whatever the model has learnt.
     """
     out = Outcomes(SCHEMA)
     settings = inputs.settings
     fitted = {p.extra["word"] for p in inputs.prompts["toy"] if p.split == "train"}
-    ways = [("kmeans", 0, unit(inputs.directions["kmeans"], "corrected", 1))] + [
+    chosen = settings["direction"]
+    ways = [(chosen, 0, unit(inputs.directions[chosen], "corrected", 1))] + [
         ("random", draw, unit(inputs.directions["random"], str(draw), 1))
         for draw in range(settings["random_draws"])
     ]
