@@ -519,7 +519,7 @@ def test_attention_and_write(run, inputs):
         assert run.attention(1, 2, "sum")[i] == pytest.approx(
             float(there[p.at("adj")] + there[p.at("verb")]), rel=1e-5, abs=1e-7
         )
-    d = torch.from_numpy(unit(inputs.directions["mean_diff"], "corrected", 2))
+    d = torch.from_numpy(unit(inputs.directions["kmeans"], "corrected", 2))
     at = run.clean.index("sum")[0]
     assert run.write(1, 2, "sum")[0] == pytest.approx(
         float(run.difference(1, 2)[0, at] @ d * run.clean.sign[0]), rel=1e-4, abs=1e-6

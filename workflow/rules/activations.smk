@@ -12,6 +12,8 @@ rule activations:
         f"benchmarks/{ROOT}/activations/{{model}}/{{study}}/{{set}}.tsv"
     conda:
         "../../envs/bearings.yaml"
+    resources:
+        mem_mb=1200,
     params:
         source=digest("activations"),
         run=RUN,

@@ -13,6 +13,8 @@ rule directions:
         f"benchmarks/{ROOT}/directions/{{model}}/{{study}}/{{method}}.tsv"
     conda:
         "../../envs/bearings.yaml"
+    resources:
+        mem_mb=1200,
     params:
         source=study_digest("fit"),
         run=RUN,

@@ -78,6 +78,8 @@ rule knows:
         model=one_of(WORLDS),
     conda:
         "../../envs/bearings.yaml"
+    resources:
+        mem_mb=1200,
     params:
         source=digest("knows"),
         run=RUN,
@@ -100,6 +102,8 @@ rule twin:
         model=one_of(TWINS),
     conda:
         "../../envs/bearings.yaml"
+    resources:
+        mem_mb=1200,
     params:
         source=digest("twin"),
         run=RUN,

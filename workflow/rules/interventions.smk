@@ -14,6 +14,8 @@ rule interventions:
         f"benchmarks/{ROOT}/interventions/{{model}}/{{study}}/{{experiment}}.tsv"
     conda:
         "../../envs/bearings.yaml"
+    resources:
+        mem_mb=1200,
     params:
         source=study_digest("intervene"),
         run=RUN,
