@@ -18,6 +18,8 @@ import jsonschema
 import yaml
 
 WORKFLOW = Path(__file__).resolve().parent.parent
+# Open lists of names with a share each: what a user writes takes the place of the whole list.
+SHARES = ("mixture", "opening", "require")
 NUMBER = re.compile(r"[+-]?(\d{1,15}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
 # Whole numbers that may go down to 0; any other that is positive at the scale must stay so.
 MAY_BE_ZERO = {"train", "dev", "test", "epochs", "warmup_steps", "mood_names", "review_pairs"}
@@ -88,10 +90,10 @@ def shown(value: Any) -> str:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid upon `base`, mapping by mapping; lists and numbers are replaced."""
+    """`over` laid upon `base`, mapping by mapping; lists, numbers and lists of shares are replaced."""
     out = copy.deepcopy(dict(base))
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        both = key not in SHARES and isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
         out[key] = merge(out[key], value) if both else copy.deepcopy(value)
     return out
 
@@ -121,7 +123,7 @@ def check_settings(where: str, known: Mapping[str, Any], given: Mapping[str, Any
             raise ConfigError(f"config: unknown key '{at}'; allowed: {allowed}{hint}")
         model = known[key]
         if isinstance(model, Mapping) and isinstance(value, Mapping):
-            if key in ("mixture", "require"):
+            if key in SHARES:
                 _check_shares(at, key, value)
             else:
                 check_settings(where, model, value, f"{path}.{key}")
@@ -154,7 +156,7 @@ def _check_shares(at: str, key: str, given: Mapping[str, Any]) -> None:
     from bearings.world.grammar import families
 
     for name, share in given.items():
-        if key == "mixture" and name not in families():
+        if key != "require" and name not in families():
             raise ConfigError(f"config: unknown key '{at}.{name}'; allowed: {', '.join(families())}")
         if not _same_kind(0.5, share) or not 0 <= share <= (1 if key == "require" else math.inf):
             raise ConfigError(f"config: key '{at}.{name}' is {shown(share)}; allowed: a share from 0 to 1")
