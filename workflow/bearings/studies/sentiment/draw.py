@@ -268,7 +268,8 @@ def _summary(runs: Runs, fitted: str) -> Figure:
                         left, i + (k - 0.5) * 0.4, measure, m, NAMES[m] if i == 0 else None, width=0.36
                     )
             published_mark(left, 17.0, 0, label="paper", width=0.8)
-            left.set_xticks(range(len(there)), [places[p] for p in there], fontsize=7)
+            left.set_xticks(range(len(there)), [places[p] for p in there], fontsize=6)
+            left.set_ylim(top=1.25 * left.get_ylim()[1])
             left.set_ylabel("LD lost (%)")
             left.legend(fontsize=7)
         middle.set_title("mood stories, values flipped", fontsize=9)
@@ -284,7 +285,7 @@ def _summary(runs: Runs, fitted: str) -> Figure:
         for group, value in (("comma", -37.4), ("phrase_and_punctuation", -75)):
             if group in shown:
                 published_mark(middle, value, shown.index(group), label="paper", width=0.8)
-        middle.set_xticks(range(len(shown)), [groups[g] for g in shown], fontsize=7)
+        middle.set_xticks(range(len(shown)), [groups[g] for g in shown], fontsize=6)
         middle.axhline(0, color="black", linewidth=0.6)
         middle.set_ylabel("change of LD (%)")
         lengths = sorted(
@@ -439,7 +440,9 @@ def _steering(runs: Runs, fitted: str) -> Figure:
             continue
         for m, hue in (("fitted", fitted), ("random", "random")):
             found = [_get(run, f"steering.{m}.score.{c:g}") for c in strengths]
-            interval_line(panel, strengths, found, hue, NAMES[hue])
+            interval_line(
+                panel, strengths, found, hue, "a random direction" if hue == "random" else NAMES[hue]
+            )
         panel.axhline(0, color="black", linewidth=0.6)
         panel.set(
             xlabel="strength of the added direction (share of the residual's length)", ylim=(-1.05, 1.05)
