@@ -27,19 +27,23 @@ class Prepared:
     calls: tuple[tuple[tuple, dict[str, Any]], ...]
 
 
-def prepare(model: Model, tokens: Tokens) -> Prepared:
+def prepare(model: Model, tokens: Tokens, past: Any = None) -> Prepared:
     """Embed a batch and record what each block is called with. Positions count real tokens only.
+
+    past: keys and values of unpadded tokens before these, in the interface of a transformers cache; blocks
+    will be called with it, and masks and positions take its length into account (see `prefix`).
 
     Raises ValueError when ids and mask disagree, the batch is longer than the context, or an id is unknown.
     """
     info = model.info
+    before = 0 if past is None else past.get_seq_length()
     if tokens.ids.ndim != 2 or tokens.ids.shape != tokens.mask.shape:
         raise ValueError(
             f"ids and mask are [batch, pos], found {list(tokens.ids.shape)} and {list(tokens.mask.shape)}"
         )
-    if tokens.ids.shape[1] > info.n_ctx:
+    if before + tokens.ids.shape[1] > info.n_ctx:
         raise ValueError(
-            f"{model.name}: {tokens.ids.shape[1]} tokens are more than its context of {info.n_ctx}"
+            f"{model.name}: {before + tokens.ids.shape[1]} tokens are more than its context of {info.n_ctx}"
         )
     if tokens.ids.min() < 0 or tokens.ids.max() >= info.d_vocab:
         raise ValueError(
@@ -52,9 +56,10 @@ def prepare(model: Model, tokens: Tokens) -> Prepared:
         try:
             base(
                 input_ids=tokens.ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                attention_mask=torch.cat([mask.new_ones(len(mask), before), mask], 1) if before else mask,
+                position_ids=before + (mask.cumsum(1) - 1).clamp(min=0),
                 use_cache=False,
+                **({} if past is None else {"past_key_values": past}),
             )
         except _Recorded as recorded:
             return Prepared(tokens, recorded.embedded, tuple(calls))
