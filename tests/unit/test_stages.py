@@ -118,6 +118,18 @@ def test_positions_of_several_tokens_are_rows_of_their_own():
     assert np.array_equal(last, theirs)
 
 
+def test_dump_holds_what_the_model_predicts():
+    prompts = [p for p in some() if len(p.positions.get("comma", ())) > 1][:3]
+    found = load_dump(pa.concat_tables(dump(world_model(), prompts, ("comma",), 4096, predict=True)))
+    for p in prompts:
+        logits = forward(world_model(), pad([list(p.ids)], 0), rows="all").logits[0]
+        theirs = logits[list(p.positions["comma"])].argmax(-1).tolist()
+        assert found.predicted[found.rows[p.id, "comma"]].tolist() == theirs
+    one = prompts[0].id
+    mean = found.resid[1][found.rows[one, "comma"]].mean(0)
+    np.testing.assert_allclose(found.mean_at("comma", [one], 1)[0], mean, **CLOSE)
+
+
 def test_dump_of_nothing():
     assert list(dump(world_model(), [], ("adj",), 64)) == []
     assert list(dump(world_model(), some()[:2], ("nowhere",), 64)) == []

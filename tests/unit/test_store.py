@@ -196,8 +196,21 @@ def test_model_folder_digest_sees_weights_and_names_only(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x03\0\0\0\0\0\0\0{ }")
     assert content_digest(tmp_path) != before
     (tmp_path / "none").mkdir()
-    with pytest.raises(Refused, match="holds no model"):
+    with pytest.raises(Refused, match="empty folder"):
         content_digest(tmp_path / "none")
+
+
+def test_data_folder_digest_sees_every_file_and_its_place(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.json").write_text('{"name": 1}')
+    seen = {content_digest(tmp_path)}
+    (tmp_path / "a/two.txt").write_text("x")
+    seen.add(content_digest(tmp_path))
+    (tmp_path / "a/two.txt").rename(tmp_path / "two.txt")
+    seen.add(content_digest(tmp_path))
+    (tmp_path / "a/one.json").write_text('{"name": 2}')
+    seen.add(content_digest(tmp_path))
+    assert len(seen) == 4
 
 
 def test_inputs_outside_results_are_named_from_the_repository(tmp_path):

@@ -5,6 +5,7 @@ rule directions:
         knows=knows,
         prompts=of_study("prompts", "sets", ".parquet"),
         activations=of_study("activations", "dumps", ".parquet"),
+        built=built_on,
     output:
         f"{ROOT}/directions/{{model}}/{{study}}/{{method}}.safetensors",
     log:

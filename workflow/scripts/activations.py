@@ -17,11 +17,16 @@ with job(snakemake) as log:
         "activations",
         run=p.run,
         inputs=[source.model, source.prompts],
-        settings={"positions": p.positions, "processing": p.processing, "threads": p.threads},
+        settings={
+            "positions": p.positions,
+            "predict": p.predict,
+            "processing": p.processing,
+            "threads": p.threads,
+        },
         packages=("numpy", "pyarrow", "torch", "transformers", "transformer-lens"),
     )
-    schema = dump_schema(model.n_layers, model.info.d_model)
+    schema = dump_schema(model.n_layers, model.info.d_model, p.predict)
     with TableWriter(snakemake.output[0], schema, made) as writer:
-        for table in dump(model, prompts, p.positions, p.max_tokens):
+        for table in dump(model, prompts, p.positions, p.max_tokens, p.predict):
             writer.write(table)
     log.info("%d prompts, positions %s", len(prompts), ", ".join(p.positions))

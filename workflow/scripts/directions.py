@@ -5,7 +5,7 @@ import importlib
 from _job import job
 
 with job(snakemake) as log:
-    from bearings.stages.read import read_dumps, read_prompts
+    from bearings.stages.read import read_all_directions, read_dumps, read_prompts
     from bearings.store.directions import write_directions
     from bearings.store.provenance import describe
 
@@ -17,6 +17,7 @@ with job(snakemake) as log:
         from bearings.lm.load import load_model
 
         model = load_model(source.model, processing=p.processing, threads=p.threads)
+    built = {"built": read_all_directions(source.built)} if source.built else {}
     found = study.fit(
         w.method,
         read_prompts(source.prompts),
@@ -24,8 +25,9 @@ with job(snakemake) as log:
         p.settings,
         p.run["seed"],
         model,
+        **built,
     )
-    inputs = [*source.prompts, *source.activations, *([source.model] if trained else [])]
+    inputs = [*source.prompts, *source.activations, *source.built, *([source.model] if trained else [])]
     made = describe(
         snakemake.output[0],
         "directions",

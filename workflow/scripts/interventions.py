@@ -5,7 +5,6 @@ import importlib
 from _job import job
 
 with job(snakemake) as log:
-    from bearings.lm.load import load_model
     from bearings.stages.inputs import Inputs
     from bearings.stages.read import read_all_directions, read_dumps, read_prompts
     from bearings.store.provenance import describe
@@ -13,13 +12,18 @@ with job(snakemake) as log:
 
     w, p, source = snakemake.wildcards, snakemake.params, snakemake.input
     study = importlib.import_module(f"bearings.studies.{w.study}.intervene")
+    model = None
+    if w.experiment in study.NEEDS_MODEL:  # the others need no torch, which is slow to import
+        from bearings.lm.load import load_model
+
+        model = load_model(source.model, processing=p.processing, threads=p.threads)
     inputs = Inputs(
         prompts=read_prompts(source.prompts),
         dumps=read_dumps(source.activations),
         directions=read_all_directions(source.directions),
         settings=p.settings,
         seed=p.run["seed"],
-        model=load_model(source.model, processing=p.processing, threads=p.threads),
+        model=model,
     )
     table = study.intervene(w.experiment, inputs)
     made = describe(

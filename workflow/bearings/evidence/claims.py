@@ -97,6 +97,15 @@ def _faults(raw: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
     jobs = {name for key in STAGES for name in manifest[key]}
     for name in sorted(set(manifest["dumps"]) - set(manifest["sets"])):
         yield ["manifest", "dumps"], f"{name!r} is not in 'manifest.sets'"
+    for name in sorted(set(manifest.get("predictions", ())) - set(manifest["dumps"])):
+        yield ["manifest", "predictions"], f"{name!r} is not in 'manifest.dumps'"
+    order = {name: i for i, name in enumerate(manifest["methods"])}
+    for name, others in manifest.get("builds_on", {}).items():
+        for other in (name, *others):
+            if other not in order:
+                yield ["manifest", "builds_on"], f"{other!r} is not in 'manifest.methods'"
+            elif other != name and order[other] > order[name] or name in others:
+                yield ["manifest", "builds_on"], f"{name!r} builds on {other!r}, which must stand before it"
     for i, claim in enumerate(raw["claims"]):
         at = ["claims", i]
         if claim["id"] in twice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -12,24 +13,34 @@ from bearings.stages.prompts import Prompt
 from bearings.store.tables import as_ndarray, tensor_column, tensor_field
 
 
-def dump_schema(n_layers: int, d_model: int) -> pa.Schema:
-    """Columns of a dump: prompt id, position name and index, one tensor column per layer, 0 to n_layers."""
+def dump_schema(n_layers: int, d_model: int, predict: bool = False) -> pa.Schema:
+    """Columns of a dump: prompt id, position name and index, token, one tensor column per layer, 0 to n_layers.
+
+    With `predict` also the token that the model thinks comes next, the argmax of its logits at the position.
+    """
     fields = [
         pa.field("prompt", pa.int32()),
         pa.field("name", pa.string()),
         pa.field("position", pa.int32()),
         pa.field("token", pa.int32()),
+        *([pa.field("predicted", pa.int32())] if predict else []),
     ]
     return pa.schema(fields + [tensor_field(f"resid.{layer}", (d_model,)) for layer in range(n_layers + 1)])
 
 
-def dump(model, prompts: Sequence[Prompt], names: Sequence[str], max_tokens: int) -> Iterator[pa.Table]:
-    """Run the prompts and yield a table of residuals per batch, rows in the order (prompt, name, index)."""
+def dump(
+    model, prompts: Sequence[Prompt], names: Sequence[str], max_tokens: int, predict: bool = False
+) -> Iterator[pa.Table]:
+    """Run the prompts and yield a table of residuals per batch, rows in the order (prompt, name, index).
+
+    With `predict`, nothing but the positions that are dumped is unembedded.
+    """
+    from bearings.lm import weights
     from bearings.lm.forward import forward
     from bearings.stages.batch import in_batches
 
     layers = range(model.n_layers + 1)
-    schema = dump_schema(model.n_layers, model.info.d_model)
+    schema = dump_schema(model.n_layers, model.info.d_model, predict)
     for _, batch in in_batches(model, prompts, max_tokens):
         resid = forward(model, batch.prepared, keep=layers).resid
         width = batch.mask.shape[1]
@@ -44,22 +55,44 @@ def dump(model, prompts: Sequence[Prompt], names: Sequence[str], max_tokens: int
         row = [r[0] for r in rows]
         column = [width - len(batch.prompts[r[0]].ids) + r[3] for r in rows]
         plain = [pa.array([r[k] for r in rows], schema.field(k - 1).type) for k in (1, 2, 3, 4)]
+        if predict:
+            tops = weights.logits(model, resid[model.n_layers][row, column]).argmax(-1)
+            plain.append(pa.array(tops.cpu().numpy(), pa.int32()))
         tensors = [tensor_column(resid[layer][row, column].float().cpu().numpy()) for layer in layers]
         yield pa.Table.from_arrays([*plain, *tensors], schema=schema)
 
 
 @dataclass(frozen=True, eq=False)
 class Dump:
-    """A dump in memory: `prompt` [n] ids, `name` [n], and `resid` by layer [n, d_model], float32."""
+    """A dump in memory: `prompt` [n] ids, `name` [n], and `resid` by layer [n, d_model], float32.
+
+    `predicted` [n] are the tokens that the model puts next, where the dump was made with them.
+    """
 
     prompt: np.ndarray
     name: np.ndarray
     resid: dict[int, np.ndarray]
+    predicted: np.ndarray | None = None
+
+    @cached_property
+    def rows(self) -> dict[tuple[int, str], list[int]]:
+        """Rows of each (prompt, position name), in the order of the positions."""
+        out: dict[tuple[int, str], list[int]] = {}
+        for row, key in enumerate(zip(self.prompt.tolist(), self.name, strict=True)):
+            out.setdefault(key, []).append(row)
+        return out
 
     def at(self, name: str, prompts: Sequence[int], layer: int) -> np.ndarray:
-        """Residuals [len(prompts), d_model] at a position that each of these prompts has once (or: its last)."""
-        rows = {int(p): i for i, p in enumerate(self.prompt) if self.name[i] == name}
-        return self.resid[layer][[rows[p] for p in prompts]]
+        """Residuals [len(prompts), d_model] at a position that each of these prompts has once (or: its last).
+
+        Raises KeyError for a prompt without it.
+        """
+        return self.resid[layer][[self.rows[p, name][-1] for p in prompts]]
+
+    def mean_at(self, name: str, prompts: Sequence[int], layer: int) -> np.ndarray:
+        """Residuals [len(prompts), d_model], each the mean over a prompt's positions of that name."""
+        resid = self.resid[layer]
+        return np.stack([resid[self.rows[p, name]].mean(0) for p in prompts])
 
     @property
     def layers(self) -> list[int]:
@@ -73,4 +106,5 @@ def load_dump(table: pa.Table) -> Dump:
         np.asarray(table["prompt"]),
         np.asarray(table["name"].to_pylist(), dtype=object),
         {layer: as_ndarray(table[f"resid.{layer}"]) for layer in layers},
+        np.asarray(table["predicted"]) if "predicted" in table.column_names else None,
     )

@@ -160,18 +160,20 @@ def _input_name(path: str, root: Path | None) -> str:
 def content_digest(path: str | os.PathLike) -> str:
     """Digest of an artefact's content, cheaply: what our files say of themselves, else sha256 over the bytes.
 
-    A folder counts as a model: its config, safetensors and tokenizer files, by name and bytes.
+    Of a model's folder its config, safetensors and tokenizer files count, by name and bytes; of any other folder
+    every file below it.
 
     Raises:
         FileNotFoundError: nothing there.
-        Refused: one of our files with a damaged label, or a folder without any model file.
+        Refused: one of our files with a damaged label, or an empty folder.
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():
         files = sorted({f for pattern in MODEL_FILES for f in path.glob(pattern) if f.is_file()})
+        files = files or sorted(f for f in path.rglob("*") if f.is_file())
         if not files:
-            raise Refused(path, "holds no model (config.json, *.safetensors, tokenizer*.json)")
-        return digest([[f.name, _digest_of(*_stamp(f))] for f in files])
+            raise Refused(path, "is an empty folder")
+        return digest([[f.relative_to(path).as_posix(), _digest_of(*_stamp(f))] for f in files])
     return _digest_of(*_stamp(path))
 
 

@@ -24,6 +24,8 @@ EXPERIMENTS: dict[str, Callable[[Inputs], pa.Table]] = {
     "steering": steering,
 }
 
+NEEDS_MODEL = frozenset(EXPERIMENTS)
+
 
 def intervene(experiment: str, inputs: Inputs) -> pa.Table:
     """The outcome table of one experiment on one model."""
