@@ -23,38 +23,38 @@ RELATIVE = 5e-6
 _root = tempfile.TemporaryDirectory(prefix="bearings-lm-")
 
 
-def config(family: str):
+def config(family: str, n_layers: int = N_LAYERS):
     import transformers as hf
 
     # A spread of 0.2 instead of 0.02: at the usual start every block adds almost nothing, and a test that
     # compares outputs would pass with half of the model missing.
     common = {"vocab_size": D_VOCAB, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2}
     if family == "gpt2":
-        return hf.GPT2Config(n_positions=N_CTX, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=4, **common)
+        return hf.GPT2Config(n_positions=N_CTX, n_embd=D_MODEL, n_layer=n_layers, n_head=4, **common)
     if family == "gptj":
         return hf.GPTJConfig(
-            n_positions=N_CTX, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=4, rotary_dim=4, **common
+            n_positions=N_CTX, n_embd=D_MODEL, n_layer=n_layers, n_head=4, rotary_dim=4, **common
         )
     common |= {"hidden_size": D_MODEL, "max_position_embeddings": N_CTX}
     if family == "gpt_neo":
         # A window shorter than the prompts, so that local layers differ from global ones.
-        kinds = [[["global", "local"], N_LAYERS // 2]]
+        kinds = [[["global", "local"], n_layers // 2]]
         return hf.GPTNeoConfig(
-            num_layers=N_LAYERS, num_heads=4, attention_types=kinds, window_size=4, **common
+            num_layers=n_layers, num_heads=4, attention_types=kinds, window_size=4, **common
         )
-    common |= {"num_hidden_layers": N_LAYERS, "num_attention_heads": 4, "intermediate_size": 48}
+    common |= {"num_hidden_layers": n_layers, "num_attention_heads": 4, "intermediate_size": 48}
     if family == "gpt_neox":
         return hf.GPTNeoXConfig(rotary_pct=0.5, **common)
     return hf.LlamaConfig(num_key_value_heads=2, **common)
 
 
-def save(family: str, path: Path, seed: int = 0) -> Path:
+def save(family: str, path: Path, seed: int = 0, n_layers: int = N_LAYERS) -> Path:
     """Write a random model and word-level tokenizer; norms and biases are random too, or folding is idle."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(seed)
-    network = AutoModelForCausalLM.from_config(config(family))
+    network = AutoModelForCausalLM.from_config(config(family, n_layers))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:

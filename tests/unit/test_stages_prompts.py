@@ -208,6 +208,16 @@ def test_encoder_adds_no_token_but_bos(stories, bos):
     assert stories.bos not in ids[1:]
 
 
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("name", ["letters", "stories"])
+def test_many_texts_are_encoded_as_one_by_one(name, bos, request, monkeypatch):
+    monkeypatch.setattr("bearings.stages.prompts.CHUNK", 2)
+    encoder = request.getfixturevalue(name)
+    texts = ["One day", "", "a café, a movie", "One day", "x"]
+    assert list(encoder.encode_many(texts, bos=bos)) == [encoder.encode(t, bos=bos) for t in texts]
+    assert list(encoder.encode_many([], bos=bos)) == []
+
+
 def test_table_round_trip(gpt2):
     import pyarrow as pa
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bearings.plan import ConfigError, make_plan
+from bearings.plan import ConfigError, at_depth, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = {"scale": "embedded", "seed": 0, "studies": ["all"], "models": [], "threads": 1, "settings": {}}
@@ -158,8 +158,14 @@ def test_a_missing_key_is_named(missing: str) -> None:
 )
 def test_a_good_config_passes(change) -> None:
     plan = make_plan({**GOOD, **change}, ROOT)
-    assert list(plan.studies) == ["sentiment"]
+    assert "sentiment" in plan.studies
     assert plan.with_twins("sentiment") == ["world-sentiment", "world-sentiment-twin"]
+
+
+def test_a_share_of_the_depth_is_a_layer_of_each_model() -> None:
+    given = {"a_layer": 0.5, "b_layers": [0.0, 0.1, 3, 0.99, 1.0], "layers": "all", "rank": 0.5}
+    assert at_depth(given, 12) == {"a_layer": 6, "b_layers": [0, 1, 3, 12], "layers": "all", "rank": 0.5}
+    assert at_depth(given, 2)["b_layers"] == [0, 3, 2]
 
 
 def test_the_defaults_pass(root: Path) -> None:

@@ -22,7 +22,17 @@ WORKFLOW = Path(__file__).resolve().parent.parent
 SHARES = ("mixture", "opening", "require")
 NUMBER = re.compile(r"[+-]?(\d{1,15}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
 # Whole numbers that may go down to 0; any other that is positive at the scale must stay so.
-MAY_BE_ZERO = {"train", "dev", "test", "epochs", "warmup_steps", "mood_names", "review_pairs"}
+MAY_BE_ZERO = {
+    "train",
+    "dev",
+    "test",
+    "epochs",
+    "warmup_steps",
+    "mood_names",
+    "review_pairs",
+    "max_samples",
+    "chunk",
+}
 
 
 class ConfigError(ValueError):

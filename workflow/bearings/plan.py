@@ -41,6 +41,7 @@ class StudyPlan:
     data: Mapping[str, str]
     settings: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    per_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Plan:
     threads: int
     models: Mapping[str, ModelPlan]
     studies: Mapping[str, StudyPlan]
+    base: Path = Path(".")
+
+    def settings(self, study: str, model: str | None = None) -> dict[str, Any]:
+        """A study's settings for one of its models; a twin has those of its original. No model: what all share."""
+        plan = self.studies[study]
+        if model is None:
+            return dict(plan.settings)
+        name = self.models[model].twin_of or model
+        own = merge(plan.settings, plan.per_model[name])
+        n_layers = count_layers(self.models[name], self.base)
+        return own if n_layers is None else at_depth(own, n_layers)
 
     def with_twins(self, study: str) -> list[str]:
         """Names of the models a study runs on, every untrained twin after its model."""
@@ -120,7 +132,9 @@ def make_plan(config: Mapping[str, Any], base: Path = Path(".")) -> Plan:
     own = _own_models(config.get("models", []), base)
     label = "custom" if own else scale
     root = f"results/{label}/seed-{config['seed']}"
-    models = own or _scale_models(sheet["models"], root, overrides.get("world", {}), base)
+    used = {m for study in wanted for m in sheet["studies"][study]["models"]}
+    asked = {name: entry for name, entry in sheet["models"].items() if name in used}
+    models = own or _scale_models(asked, root, overrides.get("world", {}), base)
     models = _add_twins(models, root, {name: m.get("twin", True) for name, m in sheet["models"].items()})
 
     studies = {}
@@ -129,18 +143,23 @@ def make_plan(config: Mapping[str, Any], base: Path = Path(".")) -> Plan:
         settings = merge(entry["settings"], overrides.get(study, {}))
         check_settings(study, entry["settings"], settings)
         chosen = tuple(own) if own else tuple(entry["models"])
+        per_model: dict[str, dict[str, Any]] = {}
         for name in chosen:
             if name not in models:
                 raise ConfigError(
                     f"scales/{scale}.yaml: study {study} names model {name!r}; allowed: {', '.join(models)}"
                 )
-            _check_layers(study, settings, name, models[name], base)
+            mine = entry.get("per_model", {}).get(name, {})
+            check_settings(study, entry["settings"], mine)
+            # What the user asks for comes last.
+            per_model[name] = merge(mine, overrides.get(study, {}))
+            _check_layers(study, merge(settings, per_model[name]), name, models[name], base)
         data = {key: path.format(root=root) for key, path in entry["data"].items()}
         _check_data(scale, study, data, root, base)
-        studies[study] = StudyPlan(study, chosen, data, settings, manifest(study))
+        studies[study] = StudyPlan(study, chosen, data, settings, manifest(study), per_model)
     used = {m for s in studies.values() for m in s.models}
     models = {n: m for n, m in models.items() if n in used or m.twin_of in used}
-    return Plan(label, config["seed"], root, config["threads"], models, studies)
+    return Plan(label, config["seed"], root, config["threads"], models, studies, base)
 
 
 def _own_models(given: list[Any], base: Path) -> dict[str, ModelPlan]:
@@ -219,16 +238,47 @@ def _add_twins(models: dict[str, ModelPlan], root: str, wanted: Mapping[str, boo
 
 
 def _check_layers(study: str, settings: Mapping[str, Any], name: str, model: ModelPlan, base: Path) -> None:
-    layers = settings.get("layers", "all")
+    """Whatever a study calls `layers`, `..._layer` or `..._layers` must be layers of its model."""
     n_layers = count_layers(model, base)
-    if layers == "all" or n_layers is None:
+    if n_layers is None:
         return
-    wrong = [x for x in layers if not isinstance(x, int) or isinstance(x, bool) or not 0 <= x <= n_layers]
-    if wrong or not layers:
-        raise ConfigError(
-            f"config: key 'settings.{study}.layers' holds {shown(wrong or layers)}; allowed: 'all' or layers 0 to "
-            f"{n_layers} of {name}"
-        )
+    for key, value in settings.items():
+        every = key == "layers" and value == "all"
+        if every or not (key == "layers" or key.endswith(("_layer", "_layers"))):
+            continue
+        layers = value if isinstance(value, list) else [value]
+        wrong = [x for x in layers if not (_is_layer(x, n_layers) or (key != "layers" and _is_share(x)))]
+        if wrong or not layers:
+            allowed = "'all' or layers" if key == "layers" else "shares of the depth (0.0 to 1.0) or layers"
+            raise ConfigError(
+                f"config: key 'settings.{study}.{key}' holds {shown(wrong or layers)}; allowed: {allowed} 0 to "
+                f"{n_layers} of {name}"
+            )
+
+
+def _is_layer(x: Any, n_layers: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and 0 <= x <= n_layers
+
+
+def _is_share(x: Any) -> bool:
+    return isinstance(x, float) and 0 <= x <= 1
+
+
+def at_depth(settings: Mapping[str, Any], n_layers: int) -> dict[str, Any]:
+    """The settings with every layer that is given as a share of the depth turned into a layer of this model.
+
+    So one sheet serves models of any depth: 2 is layer 2, 0.5 the middle, 1.0 what leaves the last block.
+    """
+
+    def layer(x: Any) -> Any:
+        return round(x * n_layers) if _is_share(x) else x
+
+    out = {}
+    for key, value in settings.items():
+        if key.endswith("_layers") and isinstance(value, list):
+            value = list(dict.fromkeys(map(layer, value)))
+        out[key] = layer(value) if key.endswith("_layer") else value
+    return out
 
 
 def count_layers(model: ModelPlan, base: Path = Path(".")) -> int | None:
@@ -240,7 +290,9 @@ def count_layers(model: ModelPlan, base: Path = Path(".")) -> int | None:
 
 
 def _check_data(scale: str, study: str, data: Mapping[str, str], root: str, base: Path) -> None:
-    """Files a study reads must exist, unless this run writes them."""
+    """Files and folders a study reads must exist, unless this run writes them."""
     for key, path in data.items():
-        if not path.startswith(root + "/") and not (base / path).is_file():
-            raise ConfigError(f"scales/{scale}.yaml: key 'studies.{study}.data.{key}': no file {path}")
+        if not path.startswith(root + "/") and not (base / path).exists():
+            raise ConfigError(
+                f"scales/{scale}.yaml: key 'studies.{study}.data.{key}': no file or folder {path}"
+            )

@@ -18,6 +18,7 @@ rule activations:
         source=digest("activations"),
         run=RUN,
         positions=dump_positions,
+        layers=dump_layers,
         predict=dump_predicts,
         max_tokens=max_tokens,
         processing=processing,

@@ -66,7 +66,8 @@ def settings(section):
     """The study's settings that a stage sees: those of every stage and its own section."""
 
     def of(wildcards):
-        whole = PLAN.studies[wildcards.study].settings
+        # A figure shows all models.
+        whole = PLAN.settings(wildcards.study, getattr(wildcards, "model", None))
         mine = whole.get(section, {})
         mine = mine.get(wildcards.experiment, {}) if section == "interventions" else mine
         return {k: v for k, v in whole.items() if not isinstance(v, dict)} | dict(mine)
@@ -81,6 +82,20 @@ def model_directory(wildcards):
 
 def world_settings(wildcards):
     return dict(PLAN.models[wildcards.model].world)
+
+
+def vocabulary(wildcards):
+    """The file with the words of a model of the world, where it does not take them from its own families."""
+    return [path for path in [PLAN.models[wildcards.model].world["corpus"].get("vocabulary")] if path]
+
+
+def train_cores(wildcards):
+    """The share of `--cores` that training takes: threads that wait for each other must not share a core.
+
+    The machine may have fewer cores than it was told to use, and more than one model may be trained at once.
+    """
+    cores = workflow.cores or 1
+    return min(cores, max(1, -(-cores * world_threads(wildcards) // (os.cpu_count() or 1))))
 
 
 def world_threads(wildcards):
@@ -121,6 +136,22 @@ def processing(wildcards):
 def dump_positions(wildcards):
     """Named positions whose residual a study wants dumped."""
     return PLAN.studies[wildcards.study].manifest["dumps"][wildcards.set]
+
+
+def dump_layers(wildcards):
+    """The layers that a study looks at."""
+    return PLAN.settings(wildcards.study, wildcards.model)["layers"]
+
+
+def dump_predicts(wildcards):
+    """Whether the dump also holds the tokens that the model puts next."""
+    return wildcards.set in PLAN.studies[wildcards.study].manifest.get("predictions", ())
+
+
+def built_on(wildcards):
+    """Directions that a method starts from."""
+    others = PLAN.studies[wildcards.study].manifest.get("builds_on", {}).get(wildcards.method, ())
+    return [f"{ROOT}/directions/{wildcards.model}/{wildcards.study}/{m}.safetensors" for m in others]
 
 
 def max_tokens(wildcards):

@@ -1,24 +1,26 @@
-# What a run starts from: the embedded world's sentences and corpus, its trained models, and the untrained twins.
-rule reviews:
+# What a run starts from: the embedded world's data and corpora, its trained models, and the untrained twins.
+rule world:
     output:
-        f"{ROOT}/world/reviews.tsv",
+        reviews=f"{ROOT}/world/reviews.tsv",
+        relations=directory(f"{ROOT}/world/relations"),
     log:
-        f"logs/{ROOT}/reviews.log",
+        f"logs/{ROOT}/world.log",
     benchmark:
-        f"benchmarks/{ROOT}/reviews.tsv"
+        f"benchmarks/{ROOT}/world.tsv"
     conda:
         "../../envs/bearings.yaml"
     params:
-        source=digest("reviews"),
+        source=digest("world"),
         run=RUN,
         sizes=review_sizes(),
     script:
-        "../scripts/reviews.py"
+        "../scripts/world.py"
 
 
 rule corpus:
     input:
         reviews=f"{ROOT}/world/reviews.tsv",
+        vocabulary=vocabulary,
     output:
         tokenizer=directory(f"{ROOT}/world/{{model}}/tokenizer"),
         rows=f"{ROOT}/world/{{model}}/corpus.parquet",
@@ -52,7 +54,7 @@ rule train:
         model=one_of(WORLDS),
     conda:
         "../../envs/bearings.yaml"
-    threads: 2
+    threads: train_cores
     resources:
         mem_mb=3000,
     params:

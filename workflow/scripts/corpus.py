@@ -13,11 +13,14 @@ with job(snakemake) as log:
     from bearings.world.corpus import CorpusSettings, build
 
     run, world = snakemake.params.run, snakemake.params.world
-    tokenizer.write(snakemake.output.tokenizer)
-    words = tokenizer.build()
+    settings = CorpusSettings.from_dict(world["corpus"])
+    fixed = snakemake.input.vocabulary
+    listed = tokenizer.read_vocabulary(fixed[0]) if fixed else tokenizer.vocabulary(settings.families)
+    tokenizer.write(snakemake.output.tokenizer, listed)
+    words = tokenizer.load(snakemake.output.tokenizer)
     with open(snakemake.input.reviews, newline="", encoding="utf-8") as lines:
         asked = [r["sentence"] for r in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    train, held_out = build(CorpusSettings.from_dict(world["corpus"]), words, run["seed"], asked)
+    train, held_out = build(settings, words, run["seed"], asked)
     splits = ["opening"] * train.opening + ["train"] * (len(train) - train.opening)
     rows = pa.table(
         {
@@ -30,7 +33,11 @@ with job(snakemake) as log:
         ),
     )
     made = describe(
-        snakemake.output.rows, "corpus", run=run, inputs=[snakemake.input.reviews], settings=world["corpus"]
+        snakemake.output.rows,
+        "corpus",
+        run=run,
+        inputs=[snakemake.input.reviews, *fixed],
+        settings=world["corpus"],
     )
     write_table(snakemake.output.rows, rows, made)
     log.info("%d tokens in %d rows; vocabulary %d", train.tokens, len(train), len(words))

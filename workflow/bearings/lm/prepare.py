@@ -102,7 +102,7 @@ class _Recorded(Exception):
 
 
 class _Stub(nn.Module):
-    """Stands in for a block: records its arguments, returns its input, and shows the block's attributes."""
+    """Stands in for a block: records its arguments, and shows the block's attributes."""
 
     def __init__(self, block: nn.Module, calls: list, embedded: list[Tensor], last: bool):
         super().__init__()
@@ -124,7 +124,8 @@ class _Stub(nn.Module):
         self._calls.append((args, kwargs))
         if self._last:
             raise _Recorded(self._embedded[0])
-        return hidden
+        # Some models take the first item of what a block returns: with a batch in front that is the residual again.
+        return self._embedded[0][None]
 
 
 @contextmanager

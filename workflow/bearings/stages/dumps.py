@@ -13,10 +13,13 @@ from bearings.stages.prompts import Prompt
 from bearings.store.tables import as_ndarray, tensor_column, tensor_field
 
 
-def dump_schema(n_layers: int, d_model: int, predict: bool = False) -> pa.Schema:
-    """Columns of a dump: prompt id, position name and index, token, one tensor column per layer, 0 to n_layers.
+def dump_schema(
+    n_layers: int, d_model: int, predict: bool = False, layers: Sequence[int] | None = None
+) -> pa.Schema:
+    """Columns of a dump: prompt id, position name and index, token, one tensor column per layer.
 
-    With `predict` also the token that the model thinks comes next, the argmax of its logits at the position.
+    Layers are 0 to n_layers, or only those of `layers`. With `predict` also the token that the model thinks comes
+    next, the argmax of its logits at the position.
     """
     fields = [
         pa.field("prompt", pa.int32()),
@@ -25,11 +28,17 @@ def dump_schema(n_layers: int, d_model: int, predict: bool = False) -> pa.Schema
         pa.field("token", pa.int32()),
         *([pa.field("predicted", pa.int32())] if predict else []),
     ]
-    return pa.schema(fields + [tensor_field(f"resid.{layer}", (d_model,)) for layer in range(n_layers + 1)])
+    chosen = range(n_layers + 1) if layers is None else sorted(layers)
+    return pa.schema(fields + [tensor_field(f"resid.{layer}", (d_model,)) for layer in chosen])
 
 
 def dump(
-    model, prompts: Sequence[Prompt], names: Sequence[str], max_tokens: int, predict: bool = False
+    model,
+    prompts: Sequence[Prompt],
+    names: Sequence[str],
+    max_tokens: int,
+    predict: bool = False,
+    layers: Sequence[int] | None = None,
 ) -> Iterator[pa.Table]:
     """Run the prompts and yield a table of residuals per batch, rows in the order (prompt, name, index).
 
@@ -39,10 +48,11 @@ def dump(
     from bearings.lm.forward import forward
     from bearings.stages.batch import in_batches
 
-    layers = range(model.n_layers + 1)
-    schema = dump_schema(model.n_layers, model.info.d_model, predict)
+    chosen = range(model.n_layers + 1) if layers is None else sorted(layers)
+    keep = sorted({*chosen, *([model.n_layers] if predict else [])})
+    schema = dump_schema(model.n_layers, model.info.d_model, predict, layers)
     for _, batch in in_batches(model, prompts, max_tokens):
-        resid = forward(model, batch.prepared, keep=layers).resid
+        resid = forward(model, batch.prepared, keep=keep).resid
         width = batch.mask.shape[1]
         rows = [
             (i, p.id, name, at, p.ids[at])
@@ -58,7 +68,7 @@ def dump(
         if predict:
             tops = weights.logits(model, resid[model.n_layers][row, column]).argmax(-1)
             plain.append(pa.array(tops.cpu().numpy(), pa.int32()))
-        tensors = [tensor_column(resid[layer][row, column].float().cpu().numpy()) for layer in layers]
+        tensors = [tensor_column(resid[layer][row, column].float().cpu().numpy()) for layer in chosen]
         yield pa.Table.from_arrays([*plain, *tensors], schema=schema)
 
 
@@ -97,6 +107,11 @@ class Dump:
     @property
     def layers(self) -> list[int]:
         return sorted(self.resid)
+
+    @property
+    def width(self) -> int:
+        """d_model."""
+        return next(iter(self.resid.values())).shape[1]
 
 
 def load_dump(table: pa.Table) -> Dump:

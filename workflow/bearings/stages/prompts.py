@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 
 MARK = re.compile(r"\[([a-z_]+\*?):([^\]]*)\]")
 Span = tuple[str, int, int]
+# Texts encoded at once: enough to fill the tokenizer's threads, few enough to be small in memory.
+CHUNK = 1024
 
 COLUMNS = {
     "id": pa.int32(),
@@ -91,6 +93,16 @@ class Encoder:
         coded = self._tokenizer.encode(text, add_special_tokens=False)
         head = [self.bos] if bos and self.bos is not None else []
         return head + list(coded.ids), [(0, 0)] * len(head) + list(coded.offsets)
+
+    def encode_many(
+        self, texts: Sequence[str], *, bos: bool = True
+    ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+        """What `encode` gives for each of the texts, in their order, in a fraction of the time."""
+        head = [self.bos] if bos and self.bos is not None else []
+        for first in range(0, len(texts), CHUNK):
+            chunk = list(texts[first : first + CHUNK])
+            for coded in self._tokenizer.encode_batch(chunk, add_special_tokens=False):
+                yield head + list(coded.ids), [(0, 0)] * len(head) + list(coded.offsets)
 
     def word(self, word: str) -> int | None:
         """Id of a word that is one token *in running text*, or None.

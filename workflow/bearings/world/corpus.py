@@ -39,6 +39,12 @@ class CorpusSettings(Strict):
     answer_weight: float = 5.0
     comma_weight: float = 1.0
     bare_share: float = 0.15
+    vocabulary: str = ""  # a file of words; none: those that the families can write
+
+    @property
+    def families(self) -> list[str]:
+        """Families that the corpus is written from."""
+        return sorted({name for part in (self.mixture, self.opening) for name in part})
 
 
 @dataclass(frozen=True)

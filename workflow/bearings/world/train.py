@@ -18,8 +18,8 @@ from bearings.world.settings import Strict, whole_directory
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 REPORT_SECONDS = 10.0
-# The same function as gelu_new; torch's own kernel is faster, and the saved config names the usual one.
-FAST_GELU, SAVED_GELU = "gelu_pytorch_tanh", "gelu_new"
+# The same function as gelu_new by torch's own kernel, which is several times faster: models are trained with it.
+FAST_GELU = "gelu_pytorch_tanh"
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,15 @@ class TrainSettings(Strict):
     warmup_steps: int = 100
     constant_share: float = 0.3
     batch_rows: int = 16
+    activation: str = "gelu_new"  # the name that the saved model carries, by which others run it
 
     def __post_init__(self) -> None:
         if not self.attention or set(self.attention) - {"local", "global"}:
             raise ValueError("TrainSettings: attention must be a list of 'local' and 'global', one per layer")
+        if self.activation not in ("gelu_new", FAST_GELU):
+            raise ValueError(
+                f"TrainSettings: activation must be gelu_new or {FAST_GELU}, two names of one function"
+            )
         if self.width % self.heads:
             raise ValueError(f"TrainSettings: width {self.width} is not a multiple of heads {self.heads}")
 
@@ -175,7 +180,7 @@ def train(
     model.eval()
     loss = heldout_loss(model, heldout_rows)
     log.info("held-out loss %.3f nats per token", loss)
-    model.config.activation_function = SAVED_GELU
+    model.config.activation_function = settings.activation
     with whole_directory(out_dir) as staged:
         _save(model, tokenizer_dir, staged)
         record = {"seed": seed, "threads": threads, "settings": asdict(settings), "parameters": size}

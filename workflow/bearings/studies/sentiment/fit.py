@@ -41,7 +41,7 @@ def fit(
     dump = dumps["toy"]
     layers = dump.layers if settings["layers"] == "all" else settings["layers"]
     if method == "random":
-        return _random(dump.resid[0].shape[1], layers, settings["random_draws"], seed)
+        return _random(dump.width, layers, settings["random_draws"], seed)
     if method in TRAINED:
         dims, where, variants = TRAINED[method]
         return {

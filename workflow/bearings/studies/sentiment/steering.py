@@ -12,6 +12,7 @@ from bearings.lm.edits import ResidualEdit, add
 from bearings.lm.forward import Tokens
 from bearings.lm.generate import sample
 from bearings.stages.batch import make_batch
+from bearings.stages.dumps import Dump
 from bearings.stages.inputs import Inputs, Outcomes
 from bearings.studies.sentiment.common import unit
 
@@ -50,7 +51,7 @@ def steering(inputs: Inputs) -> pa.Table:
     # The paper's strengths are lengths; `relative` ones are shares of the mean residual at toy words, so that a
     # model whose residuals are short (the untrained twin's) is pushed as far as one whose residuals are long.
     length = (
-        float(np.linalg.norm(inputs.dumps["toy"].resid[1], axis=1).mean()) if settings["relative"] else 1.0
+        float(np.linalg.norm(_early(inputs.dumps["toy"]), axis=1).mean()) if settings["relative"] else 1.0
     )
     scale = length * torch.tensor(coefficients, dtype=torch.float32).repeat_interleave(n)[:, None, None]
     for prompt in inputs.prompts["steering"]:
@@ -89,3 +90,8 @@ def steering(inputs: Inputs) -> pa.Table:
                 **counts,
             )
     return out.table()
+
+
+def _early(dump: Dump) -> np.ndarray:
+    """Residuals behind the first block, or at the first layer after it that was dumped."""
+    return dump.resid[min((layer for layer in dump.layers if layer), default=0)]
