@@ -232,3 +232,9 @@ def test_low_rank_is_needed_where_noise_sits_in_small_directions():
     assert found[f"rank{D_MODEL}"] < NEAR_CHANCE
     assert found["scrambled"] < NEAR_CHANCE
     assert found["permuted"] < NEAR_CHANCE
+
+
+def test_a_map_that_carries_nothing_points_nowhere():
+    """Local attention may keep a subject from its object for some layers: the Jacobian then is zero."""
+    nothing = concepts(Svd(np.zeros((4, 4), np.float32)).inverse(2), np.eye(3, 4), np.zeros(4))
+    assert np.array_equal(nothing, np.zeros((3, 4)))

@@ -37,7 +37,7 @@ def test_the_vocabulary_is_closed_over_the_grammar() -> None:
 def test_polar_words_names_and_made_up_subjects_are_single_tokens() -> None:
     lex = lexicon.load("sentiment")
     words = [w for side in lexicon.polar_words(lex).values() for w in side] + lex["mood"]["names"]
-    words += [f.subject for f in facts.table()["city_country"]]
+    words += [f.subject for f in facts.table()["plant_taste"]]
     assert [w for w in words if len(ids_of(f" {w}")) != 1] == []
 
 
@@ -169,3 +169,30 @@ def test_an_opening_comes_first_and_counts_towards_the_size() -> None:
     sentiment = CODER.encode(" Sentiment")[0]
     assert (opening.ids == sentiment).any()
     assert not (rows.ids[rows.opening :] == sentiment).any()
+
+
+def test_a_vocabulary_hangs_on_its_own_families_alone() -> None:
+    ours = ["labelled", "short", "unlabelled", "toy", "mood"]
+    coder = tokenizer.build(tokenizer.vocabulary(ours))
+    split = coder.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    for doc in islice(grammar.documents(dict.fromkeys(ours, 1.0), 98), 1000):
+        assert len(coder(doc.text, add_special_tokens=False)["input_ids"]) == len(split(doc.text)), doc.text
+    strange = set(coder.get_vocab()) - set(tokenizer.build(tokenizer.vocabulary([*ours, "code"])).get_vocab())
+    assert not strange
+    assert len(coder) < len(CODER)
+    with pytest.raises(ValueError, match="unknown family 'weather'"):
+        tokenizer.vocabulary(["weather"])
+
+
+def test_the_listed_words_of_the_sentiment_model_cover_all_it_reads() -> None:
+    """The file is fixed so that the model stays what it is when other parts of the world change."""
+    coder = tokenizer.build(tokenizer.read_vocabulary(Path(lexicon.HERE) / "sentiment_vocabulary.txt"))
+    ours = ["labelled", "short", "unlabelled", "toy", "mood", "narrative"]
+    assert set(tokenizer.vocabulary(ours)) <= set(coder.get_vocab())
+
+
+def test_a_line_that_is_no_word_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("\u0120good\nnot good\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2"):
+        tokenizer.read_vocabulary(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,9 +128,49 @@ def test_require_says_in_one_line_what_is_missing() -> None:
 
 def test_every_question_asks_for_known_single_tokens(coder_dir: Path) -> None:
     coder = tokenizer.load(coder_dir)
-    for tests in knows.FAMILIES.values():
+    for family, tests in knows.FAMILIES.items():
         for ask in tests.values():
             for question in ask():
-                assert len(coder(question.prompt)["input_ids"]) + 1 <= 64
-                for word in (*question.right, *question.wrong):
-                    assert len(coder(word, add_special_tokens=False)["input_ids"]) == 1, word
+                tokens = [
+                    coder(text, add_special_tokens=False)["input_ids"]
+                    for text in (question.prompt, *question.right, *question.wrong)
+                ]
+                if family == "facts":  # asked for whole, however many words; a list needs a longer context
+                    assert len(tokens[1]) == len(question.right[0].split())
+                    assert len(tokens[0]) + len(tokens[1]) + 1 <= 80
+                else:
+                    assert len(tokens[0]) + 1 <= 64
+                    assert [len(part) for part in tokens[1:]] == [1] * (len(tokens) - 1)
+
+
+def test_facts_are_asked_for_alone_and_after_four_others() -> None:
+    alone, after = knows.fact(), knows.fact(4)
+    assert len(alone) == 2 * len(after)
+    assert {q.prompt.count("\n") for q in alone} == {0}
+    assert {q.prompt.count("\n") for q in after} == {4}
+    for question in after:
+        *shown, asked = question.prompt.split("\n")
+        assert not [line for line in shown if line.startswith(asked)], "the query gives no answer away"
+
+
+def test_recall_is_the_least_margin_over_the_whole_answer(coder_dir: Path) -> None:
+    coder = tokenizer.load(coder_dir)
+    right, other = (coder(f" {word}", add_special_tokens=False)["input_ids"] for word in ("Haven", "Zealand"))
+    (new,) = coder(" New", add_special_tokens=False)["input_ids"]
+
+    class Fixed(torch.nn.Module):
+        """Says " New" after anything, and after " New" " Haven" by a margin of 2."""
+
+        def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+            logits = torch.zeros(*input_ids.shape, len(coder))
+            logits[..., new] = 5.0
+            logits[input_ids == new] = 0.0
+            logits[..., right[0]] = torch.where(input_ids == new, 2.0, 0.0)
+            return SimpleNamespace(logits=logits)
+
+    def asked(*answers: str) -> list[float]:
+        questions = [knows.Question("The birthplace of Nobody is", (text,), ()) for text in answers]
+        return knows.recall(Fixed(), coder, questions)
+
+    assert asked(" New Haven", " New Zealand", " Paris", " New") == [2.0, -2.0, -5.0, 5.0]
+    assert other != right

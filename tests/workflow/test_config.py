@@ -168,6 +168,18 @@ def test_a_share_of_the_depth_is_a_layer_of_each_model() -> None:
     assert at_depth(given, 2)["b_layers"] == [0, 3, 2]
 
 
+def test_a_study_has_the_same_settings_at_every_scale() -> None:
+    """A key that one sheet lacks would be found missing by a job, hours into a run."""
+    sheets = {
+        p.stem: yaml.safe_load(p.read_text())["studies"] for p in (ROOT / "workflow/scales").glob("*.yaml")
+    }
+    for study, entry in sheets["embedded"].items():
+        for scale, others in sheets.items():
+            if study in others:
+                assert set(others[study]["settings"]) == set(entry["settings"]), (scale, study)
+                assert set(others[study]["data"]) == set(entry["data"]), (scale, study)
+
+
 def test_the_defaults_pass(root: Path) -> None:
     plan = make_plan(yaml.safe_load((root / "config.yaml").read_text()), ROOT)
     assert plan.root == "results/embedded/seed-0"

@@ -1,4 +1,4 @@
-"""The README's table of verdicts, written from `claims.json` between two marks, so that no number in it is typed.
+"""The README's tables of verdicts, written from `claims.json` between marks, so that no number in them is typed.
 
 `python -m bearings.evidence.readme README.md results/claims.json` rewrites it.
 """
@@ -14,17 +14,21 @@ from typing import Any
 from bearings.evidence.table import interval, number
 from bearings.store.atomic import write_text
 
-START, END = "<!-- claims: written by `make readme` -->", "<!-- /claims -->"
+START, END = "<!-- claims of {}: written by `make readme` -->", "<!-- /claims of {} -->"
 HEAD = "| claim | paper | here, embedded world | other seeds | random or other control | verdict |"
 
 
-def block(body: Mapping[str, Any]) -> str:
-    """Markdown of every claim that the embedded scale measured: expected ones first."""
-    rows = {"expected": [], "observed": []}
+def block(body: Mapping[str, Any], study: str) -> str:
+    """Markdown of what the embedded scale measured for a study's claims: expected ones first.
+
+    Left to `results/claims.md`: counts, and claims that another model's value is published for but the same measure.
+    """
+    rows, shown = {"expected": [], "observed": []}, set()
     for claim in body["claims"]:
-        entry = claim["scales"].get("embedded")
-        if entry is None or entry["value"] is None:
+        entry = claim["scales"].get("embedded") if claim["study"] == study else None
+        if entry is None or entry["value"] is None or claim["kind"] == "count" or entry["measure"] in shown:
             continue
+        shown.add(entry["measure"])
         rows["expected" if entry["expectation"] else "observed"].append(_row(claim, entry))
     lines = [HEAD, "|---|---|---|---|---|---|", *rows["expected"]]
     lines += [
@@ -66,15 +70,18 @@ def _bound(asked: Mapping[str, Any] | None) -> str:
 
 
 def rewrite(text: str, body: Mapping[str, Any]) -> str:
-    """The README with its table renewed.
+    """The README with the table of every study renewed.
 
     Raises:
-        ValueError: the marks are missing.
+        ValueError: the marks of a study are missing.
     """
-    if START not in text or END not in text:
-        raise ValueError(f"README.md: the marks {START!r} and {END!r} are missing")
-    before, rest = text.split(START, 1)
-    return f"{before}{START}\n{block(body)}\n{END}{rest.split(END, 1)[1]}"
+    for study in dict.fromkeys(claim["study"] for claim in body["claims"]):
+        start, end = START.format(study), END.format(study)
+        if start not in text or end not in text:
+            raise ValueError(f"README.md: the marks {start!r} and {end!r} are missing")
+        before, rest = text.split(start, 1)
+        text = f"{before}{start}\n{block(body, study)}\n{end}{rest.split(end, 1)[1]}"
+    return text
 
 
 if __name__ == "__main__":

@@ -28,6 +28,15 @@ class Document:
 
 Family = Callable[[Random], Document]
 
+# The lexicon file that each family writes from.
+LEXICON_OF: Mapping[str, str] = {
+    **dict.fromkeys(("labelled", "short", "unlabelled", "toy", "mood"), "sentiment"),
+    **dict.fromkeys(("facts", "biography", "profile"), "facts"),
+    **dict.fromkeys(("people", "party"), "people"),
+    "code": "code",
+    "narrative": "narrative",
+}
+
 
 def document(piece: Piece, family: str, review: str = "") -> Document:
     """A finished piece of text as a document of `family`."""
@@ -45,7 +54,8 @@ def families() -> Mapping[str, Family]:
         "toy": reviews.toy,
         "mood": moods.story,
         "facts": facts.facts,
-        "aux": facts.aux,
+        "biography": facts.biography,
+        "profile": facts.profile,
         "people": people.person,
         "party": people.party,
         "code": programs.program,

@@ -94,20 +94,21 @@ def negation() -> list[Question]:
     ]
 
 
-def fact(heldout: bool = False) -> list[Question]:
-    """Each fact in its zero-shot template; wrong are the first words of the relation's other objects."""
+def fact(shown: int = 0) -> list[Question]:
+    """Each fact in its zero-shot templates, or in a few-shot one after `shown` other facts of its relation.
+
+    Random relations are not asked for. Nothing is listed as wrong: every other token is.
+    """
     out = []
     for name, rows in facts.table().items():
-        content = load("facts")["relations"][name]
-        objects = list(dict.fromkeys(row.object for row in rows))
-        firsts = {target.split()[0] for target in objects}
-        if content.get("random") or len(firsts) == 1:
-            continue
-        for row in rows:
-            first = row.object.split()[0]
-            wrong = tuple(f" {other}" for other in sorted(firsts - {first}))
-            if row.heldout == heldout:
-                out.append(Question(content["zero_shot"].format(row.subject), (f" {first}",), wrong))
+        content, rng = load("facts")["relations"][name], Random(f"knows {name}")
+        for index, row in enumerate(() if facts.is_random(name) else rows):
+            others = rng.sample([other for other in rows if other != row], shown)
+            few = content["few_shot"]
+            for template in [few[index % len(few)]] if shown else content["zero_shot"]:
+                lines = [f"{template.format(other.subject)} {other.object}" for other in others]
+                asked = "\n".join([*lines, template.format(row.subject)])
+                out.append(Question(asked, (f" {row.object}",), ()))
     return out
 
 
@@ -156,8 +157,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[], list[Question]]]] = {
     },
     "toy": {"toy_train": lambda: toy("train"), "toy_test": lambda: toy("test")},
     "mood": {"mood": mood, "mood_filler_10": lambda: mood(10), "mood_filler_22": lambda: mood(22)},
-    "facts": {"facts": fact},
-    "aux": {"facts_heldout": lambda: fact(True)},
+    "facts": {"facts": fact, "facts_few_shot": lambda: fact(4)},
     "people": {
         "pronoun_subject": lambda: pronoun("subject"),
         "pronoun_object": lambda: pronoun("object"),
@@ -167,8 +167,8 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[], list[Question]]]] = {
 }
 
 
-def answer(model: Any, coder: Any, questions: Sequence[Question], closest: bool = False) -> list[float]:
-    """Logit difference per question: mean of `right` minus mean (with `closest`, highest) of `wrong`.
+def answer(model: Any, coder: Any, questions: Sequence[Question]) -> list[float]:
+    """Logit difference per question: mean of `right` minus mean of `wrong`.
 
     The first token of each answer is asked for. Prompts are padded on the right.
     """
@@ -190,14 +190,40 @@ def answer(model: Any, coder: Any, questions: Sequence[Question], closest: bool 
             logits = model(input_ids=ids).logits[torch.arange(len(rows)), ends]
         for question, row in zip(batch, logits, strict=True):
             right, wrong = row[first(question.right)], row[first(question.wrong)]
-            out.append(float(right.mean() - (wrong.max() if closest else wrong.mean())))
+            out.append(float(right.mean() - wrong.mean()))
+    return out
+
+
+def recall(model: Any, coder: Any, questions: Sequence[Question]) -> list[float]:
+    """Margin per question: the least, over the tokens of the answer, of its logit over any other token's.
+
+    The answer is given token by token (teacher forcing): above nought, greedy decoding would say all of it.
+    """
+    out: list[float] = []
+    for start in range(0, len(questions), BATCH):
+        batch = questions[start : start + BATCH]
+        asked, said = (
+            coder([text(q) for q in batch], add_special_tokens=False)["input_ids"]
+            for text in (lambda q: q.prompt, lambda q: q.right[0])
+        )
+        rows = [[coder.bos_token_id, *one, *other] for one, other in zip(asked, said, strict=True)]
+        ids = torch.full((len(rows), max(map(len, rows))), coder.pad_token_id)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits
+        for scores, row, tokens in zip(logits, rows, said, strict=True):
+            there = scores[len(row) - len(tokens) - 1 : len(row) - 1]
+            right = torch.tensor(tokens)[:, None]
+            rival = there.scatter(1, right, -torch.inf).max(1).values
+            out.append(float((there.gather(1, right)[:, 0] - rival).min()))
     return out
 
 
 def measure(model_dir: str | Path, families: Iterable[str]) -> dict[str, Score]:
     """The table of knowledge of a model directory: every test of the families in its mixture, by name.
 
-    Facts count as known only if the right object beats every other object of the relation.
+    A fact counts as known only if the model says the whole of its object.
     """
     coder = tokenizer.load(model_dir)
     model = AutoModelForCausalLM.from_pretrained(str(model_dir), local_files_only=True).eval()
@@ -206,7 +232,7 @@ def measure(model_dir: str | Path, families: Iterable[str]) -> dict[str, Score]:
         if family not in set(families):
             continue
         for name, ask in FAMILIES[family].items():
-            differences = answer(model, coder, ask(), closest=family in ("facts", "aux"))
+            differences = (recall if family == "facts" else answer)(model, coder, ask())
             right = sum(d > 0 for d in differences)
             n = len(differences)
             table[name] = Score(right / n, sum(differences) / n, n)

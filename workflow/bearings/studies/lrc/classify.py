@@ -39,6 +39,7 @@ def methods(inputs: Inputs) -> Iterator[tuple[str, str]]:
     """(file, method) of everything that has concepts, sweeps at the end."""
     yield from ((file, name) for file, names in FILES.items() for name in names)
     yield from (("lrc", name) for name in swept(inputs.settings))
+    yield from (("probes", f"svm_subject{layer}") for layer in inputs.settings["subject_layers"])
 
 
 def concepts_of(inputs: Inputs, file: str, task: Task, method: str) -> tuple[np.ndarray, np.ndarray] | None:

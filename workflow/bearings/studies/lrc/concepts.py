@@ -38,8 +38,9 @@ def _by_label(x: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of length one, float32."""
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+    """Rows of length one, float32; a row of zeros stays: a map that carries nothing points nowhere."""
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return (x / np.where(length > 0, length, 1.0)).astype(np.float32)
 
 
 class Svd:

@@ -81,6 +81,9 @@ def layers(runs: Runs) -> Figure:
         if not subjects:
             said_missing(right, run, "corrected.subject_layer.spearman.acc")
             continue
+        names = [f"corrected.svm_subject{x:g}.acc.macro" for x in subjects]
+        if all(there(run, n) for n in names):
+            line(right, subjects, run, names, "svm", f"{SCORES['acc']}, SVM", "--")
         both(right, run, subjects, "subject")
         right.set(xlabel="subject layer (residual entering the block)", xticks=subjects)
     return figure

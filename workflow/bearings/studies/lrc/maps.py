@@ -57,5 +57,7 @@ def plan(settings: Mapping[str, Any], n_layers: int, variant: str) -> list[Map]:
 
 def read_layer(method: str, settings: Mapping[str, Any]) -> int:
     """Layer at which a method's concepts are read off the subject."""
+    if method.startswith("svm_subject"):
+        return int(method.removeprefix("svm_subject"))
     found = swept(settings).get(method)
     return found[0].start if found else settings["subject_layer"]

@@ -11,7 +11,8 @@ from bearings.evidence.stats import Estimate, estimate, mcnemar, proportion
 from bearings.studies.lrc.common import VARIANTS
 from bearings.studies.lrc.measure_counts import Measures
 from bearings.studies.lrc.measure_scores import PUBLISHED_METHODS, Scored
-from bearings.studies.lrc.metrics import matched, paired, ratio, two_proportion_z
+from bearings.studies.lrc.measure_sweeps import points
+from bearings.studies.lrc.metrics import matched, paired, ratio, shares, two_proportion_z
 
 BOTH = ("acc", "caus")
 # (better, worse) as the paper or its controls have it; causality alone where the second is a kind of edit.
@@ -38,7 +39,7 @@ def orders(scored: Scored) -> Measures:
                 continue
             for score in scores:
                 out |= _pair(scored, variant, a, b, score)
-        out |= _tokens(scored) if variant == "corrected" else {}
+        out |= _tokens(scored) | _best_layers(scored) if variant == "corrected" else {}
         out |= _significance(scored, variant)
     return out
 
@@ -66,6 +67,16 @@ def _by_subject(both: pd.DataFrame, scored: Scored) -> Estimate:
     wide = cells.unstack("seed").fillna(0.0).sort_index()
     found = estimate(ratio, wide["sum"], wide["count"], unit=DIFFERENCE, **scored.options)
     return replace(found, n=len(both[["relation", "prompt", "target", "copy"]].drop_duplicates()))
+
+
+def _best_layers(scored: Scored) -> Measures:
+    """LRC minus SVM when each reads the subject at its own best layer, both picked on the same test prompts."""
+    name = "corrected.lrc_minus_svm.acc.own_layers"
+    swept = [points(scored, "acc", kind) for kind in ("subject", "svm_subject")]
+    if not all(swept):
+        return {name: scored.missing("corrected", "acc", "lrc", "svm", unit=DIFFERENCE)}
+    chosen = [max(tables.values(), key=lambda rows: shares(rows).mean(axis=None)) for tables in swept]
+    return {name: estimate(np.mean, paired(*chosen), unit=DIFFERENCE, **scored.options)}
 
 
 def _tokens(scored: Scored) -> Measures:

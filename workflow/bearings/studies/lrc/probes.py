@@ -27,7 +27,10 @@ def subjects(task: Task, dump: Dump, layer: int) -> tuple[np.ndarray, np.ndarray
 def probes(
     prompts: Mapping[str, Sequence[Prompt]], dumps: Mapping[str, Dump], settings: Mapping[str, Any], seed: int
 ) -> Found:
-    """Linear SVM as published, a fairer one (standardised input, intercepts, margins kept), logistic regression."""
+    """Linear SVM as published, a fairer one (standardised input, intercepts, margins kept), logistic regression.
+
+    The SVM is fitted at every layer of the subject sweep too: the best layer for one method need not suit another.
+    """
     out: Found = {}
     for task in tasks(prompts, dumps, settings):
         x, y = subjects(task, dumps["train"], settings["subject_layer"])
@@ -36,6 +39,10 @@ def probes(
             out[f"{task.key}/logistic"] = unit_rows(
                 one_against_rest(x, y, len(task.objects), _logistic(seed))
             )
+            for layer in settings["subject_layers"]:
+                other, _ = subjects(task, dumps["train"], layer)
+                w = unit_rows(one_against_rest(other, y, len(task.objects), _svm(seed)))
+                out[f"{task.key}/svm_subject{layer}"] = w
             w, b = svm_fair(x, y, len(task.objects), seed)
             out |= {f"{task.key}/svm_fair": w, f"{task.key}/svm_fair/bias": b}
     return out
