@@ -38,6 +38,7 @@ SINGLE = {"single_same": 0.3, "single_other": 0.6, "single_distinct": 0.45}
 PEAK = {"lrc": 0.2, "svm": 0.4, "average": 0.1}
 SWEPT_ACC = {"rank1": 0.5, "rank4": 0.85, "rank16": 0.7, "rank64": 0.25}
 SWEPT_ACC |= {"subject0": 0.4, "subject1": 0.6, "subject2": 0.8, "subject3": 0.9}
+SWEPT_ACC |= {"svm_subject0": 0.5, "svm_subject1": 0.7, "svm_subject2": 0.3, "svm_subject3": 0.3}
 SWEPT_ACC |= {"samples1": 0.7, "samples2": 0.8, "samples5": 0.9}
 SWEPT_CAUS = {"rank1": 0.3, "rank4": 0.6, "rank16": 0.8, "rank64": 0.1}
 SWEPT_CAUS |= {"subject0": 0.9, "subject1": 0.8, "subject2": 0.6, "subject3": 0.3}

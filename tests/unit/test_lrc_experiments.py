@@ -29,6 +29,7 @@ SCHEMAS = {
     "faithful": faithful.SCHEMA,
 }
 PUBLISHED = {"lrc", "first_final", "svm", "average"}
+SVM_LAYERS = [f"svm_subject{layer}" for layer in SETTINGS["subject_layers"]]
 CORRECTED = PUBLISHED | {"first_mid", "transpose", "full_rank", "scrambled", "permuted"}
 CORRECTED |= {"svm_fair", "logistic", "centred", "random"}
 SINGLE = {"single_same", "single_other", "single_distinct"}
@@ -121,7 +122,12 @@ def test_classify_has_one_guess_per_task_method_and_prompt():
         mine = of(rows, t)
         methods = {"majority"} | PUBLISHED
         if t.variant == "corrected":
-            methods |= CORRECTED | set(swept(SETTINGS)) | (SINGLE if len(t.objects) <= 3 else set())
+            methods |= (
+                CORRECTED
+                | set(swept(SETTINGS))
+                | set(SVM_LAYERS)
+                | (SINGLE if len(t.objects) <= 3 else set())
+            )
         assert set(mine["method"]) == methods
         for method, part in mine.groupby("method"):
             assert part["prompt"].tolist() == [p.id for p in t.test], method
@@ -134,6 +140,8 @@ def test_classify_has_one_guess_per_task_method_and_prompt():
 def test_guesses_are_the_concept_with_the_largest_score_at_its_own_layer():
     rows, dump = outcomes("classify"), inputs().dumps["test"]
     files = {m: file for file, names in classify.FILES.items() for m in names}
+    files |= dict.fromkeys(SVM_LAYERS, "probes")
+    assert read_layer("svm_subject1", SETTINGS) == 1 != SETTINGS["subject_layer"]
     assert read_layer("subject1", SETTINGS) == 1 != SETTINGS["subject_layer"]
     for t in found_tasks():
         mine = of(rows, t)

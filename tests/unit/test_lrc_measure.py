@@ -253,6 +253,9 @@ def test_orderings(measured):
         assert found.value == pytest.approx(truth, abs=2 * NEAR)
         assert found.low > 0
         assert found.n == len(CATEGORY)
+    # LRC is best at the last of the layers, the SVM at the second.
+    own = measured["corrected.lrc_minus_svm.acc.own_layers"]
+    assert own.value == pytest.approx(0.9 - 0.7, abs=2 * NEAR)
     assert measured["corrected.lrc_minus_svm.acc.share"].value == 1
     assert measured["corrected.lrc_minus_svm.acc.ties"].value == 0
 
