@@ -76,7 +76,7 @@ def layers(runs: Runs) -> Figure:
                     line(left, objects, run, names, "lrc", f"accuracy, {said}", dashes)
             left.set(xlabel="object layer (residual entering the block)", ylabel=AXIS["acc"], xticks=objects)
             left.set_ylim(0, 1.05)
-            left.legend(loc="lower left")
+            left.legend(loc="upper left")
         subjects = numbered(run, "corrected.subject", ".acc.macro")
         if not subjects:
             said_missing(right, run, "corrected.subject_layer.spearman.acc")
