@@ -16,11 +16,13 @@ from lm_models import (
     model,
     prompts,
     reference,
+    save,
     tokens,
 )
 
 from bearings.lm.edits import ResidualEdit, add, compose, patch_along, span
 from bearings.lm.forward import batches, forward, last_positions, pad, patterns, prepare, repeat
+from bearings.lm.load import load_model
 
 family = pytest.mark.parametrize("family", FAMILIES)
 side = pytest.mark.parametrize("side", SIDES)
@@ -52,6 +54,18 @@ def test_equals_plain_transformers_pass(family, side):
         worst = gap(ours.resid[layer][batch.mask], plain.hidden_states[layer][batch.mask])
         assert worst < RELATIVE, f"{family}, {side}: residual of layer {layer} differs by {worst:.1e}"
     assert torch.isfinite(ours.logits).all()
+
+
+@family
+def test_any_number_of_blocks(family, tmp_path):
+    """Some models index what a block returns, which over many blocks wears a stub's answer away."""
+    deep = load_model(save(family, tmp_path / family, n_layers=6))
+    batch = tokens("left")
+    with torch.no_grad():
+        plain = deep.bridge.original_model(batch.ids, **arguments(batch), output_hidden_states=True)
+    ours = forward(deep, batch, keep=[3], rows="all")
+    assert gap(ours.logits[batch.mask], plain.logits[batch.mask]) < RELATIVE
+    assert gap(ours.resid[3][batch.mask], plain.hidden_states[3][batch.mask]) < RELATIVE
 
 
 @family

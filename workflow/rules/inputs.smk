@@ -54,6 +54,8 @@ rule train:
         model=one_of(WORLDS),
     conda:
         "../../envs/bearings.yaml"
+    # Other jobs wait for a model; a stream of small ones must not keep its training waiting.
+    priority: 10
     threads: train_cores
     resources:
         mem_mb=3000,
