@@ -52,10 +52,10 @@ rule train:
         f"benchmarks/{ROOT}/train/{{model}}.tsv"
     wildcard_constraints:
         model=one_of(WORLDS),
-    conda:
-        "../../envs/bearings.yaml"
     # Other jobs wait for a model; a stream of small ones must not keep its training waiting.
     priority: 10
+    conda:
+        "../../envs/bearings.yaml"
     threads: train_cores
     resources:
         mem_mb=3000,
