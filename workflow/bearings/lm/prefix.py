@@ -70,7 +70,8 @@ class _Fixed:
     is_compileable = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        raise NotImplementedError
+        """Number of positions that are held."""
+        return 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return self.get_seq_length(layer_idx)
@@ -88,9 +89,6 @@ class Recording(_Fixed):
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
 
     def update(self, k: Tensor, v: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.seen[layer_idx] = (k, v)
