@@ -75,16 +75,15 @@ def sweep(inputs: Inputs) -> pa.Table:
     It is tuned here again on the same train prompts, so that no experiment waits for another.
     """
     found = [t for t in tasks(inputs.prompts, inputs.dumps, inputs.settings) if t.variant == "corrected"]
-    train, out = Outcomes(EDIT), Outcomes(EDIT)
-    _add(
-        train,
-        inputs,
-        list(_rows(inputs, found, "train", lambda task, method: inputs.settings["betas"], ["lrc"])),
-    )
+    grid, train, out = inputs.settings["betas"], Outcomes(EDIT), Outcomes(EDIT)
+    _add(train, inputs, list(_rows(inputs, found, "train", lambda task, method: grid, ["lrc"])))
     best = tuned(train.table().to_pandas())
+
+    def strength(task: Task, method: str) -> Iterable[float]:
+        return [best.get((task.seed, "lrc"), grid[0])]
+
     points = [*swept(inputs.settings), *FILES["lre"]]
-    at = lambda task, method: [best.get((task.seed, "lrc"), inputs.settings["betas"][0])]  # noqa: E731
-    _add(out, inputs, list(_rows(inputs, found, "test", at, points)))
+    _add(out, inputs, list(_rows(inputs, found, "test", strength, points)))
     return out.table()
 
 
@@ -175,7 +174,7 @@ def _add(out: Outcomes, inputs: Inputs, rows: Sequence[Row]) -> None:
     """Run each row twice, asked for the source's answer and for the target's."""
     if not rows:
         return
-    said = {row.task.key: answers(row.task) for row in rows}
+    said = {task.key: answers(task) for task in {id(row.task): row.task for row in rows}.values()}
     runs = [
         Edit(
             row.pair.prompt.ids[: row.pair.prompt.positions["object"][0] + 1],
