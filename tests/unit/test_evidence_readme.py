@@ -56,6 +56,12 @@ def test_a_row_holds_the_paper_the_interval_the_bound_the_other_seed_and_the_con
         assert part in row
 
 
+def test_values_of_several_models_stand_in_the_order_of_the_models():
+    one = claim("one", "first")
+    one["published"] = {"model": ["gpt2-xl", "gpt-j-6b"], "value": [0.81, 0.84]}
+    assert "| 0.81 / 0.84 (gpt2-xl / gpt-j-6b) |" in block({"claims": [one]}, "one")
+
+
 def test_counts_repeats_and_what_was_not_measured_are_left_to_the_long_table():
     claims = [
         claim("one", "kept"),

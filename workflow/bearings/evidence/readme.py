@@ -43,7 +43,8 @@ def _row(claim: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     published, control = claim["published"], entry["control"]
     value = published["value"]
     theirs = "–" if value is None else " / ".join(map(_plain, value if isinstance(value, list) else [value]))
-    theirs += f" ({published['model']})" if value is not None else ""
+    models = published["model"] if isinstance(published["model"], list) else [published["model"]]
+    theirs += f" ({' / '.join(map(str, models))})" if value is not None else ""
     others = [f"{number(e['value'])}" for s, e in sorted(entry["seeds"].items()) if int(s) != entry["seed"]]
     bound = _bound(entry["expectation"])
     cells = [
