@@ -156,7 +156,7 @@ def built_on(wildcards):
 
 def max_tokens(wildcards):
     """Tokens in one batch of a dump; part of the science, because a batch's shape changes the last bits."""
-    return PLAN.studies[wildcards.study].settings["max_tokens"]
+    return PLAN.settings(wildcards.study, wildcards.model)["max_tokens"]
 
 
 def of_study(kind, key, suffix):

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from bearings.stages.prompts import Encoder, Prompt, to_table
+from bearings.studies.lrc.common import VARIANTS
 from bearings.studies.lrc.relations import Relation, Sample, at_most, demonstrations, read_relations, split
 
-VARIANTS = ("published", "corrected")
 COLUMNS = {
     "variant": pa.string(),
     "seeds": pa.list_(pa.int32()),
