@@ -130,6 +130,48 @@ def test_dump_holds_what_the_model_predicts():
     np.testing.assert_allclose(found.mean_at("comma", [one], 1)[0], mean, **CLOSE)
 
 
+def test_mean_over_a_position_is_one_row_per_prompt():
+    """The mean is that of the position's own rows, whatever else is dumped and however wide the batch is."""
+    prompts = some()
+    assert {len(p.positions.get("comma", ())) for p in prompts} >= {0, 1, 3}
+    model = world_model()
+    names = ("end", "comma.mean", "comma", "sentence.mean")
+    table = pa.concat_tables(dump(model, prompts, names, 4096))
+    found, narrow = load_dump(table), load_dump(pa.concat_tables(dump(model, prompts, names, 40)))
+    plain = load_dump(pa.concat_tables(dump(model, prompts, ("comma", "sentence"), 4096)))
+    for p in prompts:
+        for name in ("comma", "sentence"):
+            rows = found.rows.get((p.id, f"{name}.mean"), [])
+            assert len(rows) == (1 if p.positions.get(name) else 0)
+            for layer in found.layers if rows else ():
+                mean = plain.mean_at(name, [p.id], layer)
+                np.testing.assert_allclose(found.at(f"{name}.mean", [p.id], layer), mean, **CLOSE)
+                np.testing.assert_allclose(narrow.at(f"{name}.mean", [p.id], layer), mean, **CLOSE)
+        if len(p.positions.get("comma", ())) == 1:
+            one = found.at("comma", [p.id], 2)
+            assert np.array_equal(found.at("comma.mean", [p.id], 2), one)
+    means = np.array([name.endswith(".mean") for name in found.name])
+    for column in ("position", "token"):
+        values = np.asarray(table[column])
+        assert (values[means] == -1).all()
+        assert (values[~means] >= 0).all()
+    # Beside a mean the other rows are what they are without one.
+    assert np.array_equal(found.resid[1][found.name == "comma"], plain.resid[1][plain.name == "comma"])
+
+
+def test_a_mean_predicts_nothing():
+    prompts = [p for p in some() if p.positions.get("comma")][:3]
+    names = ("comma.mean", "comma")
+    found = load_dump(pa.concat_tables(dump(world_model(), prompts, names, 4096, predict=True)))
+    alone = load_dump(pa.concat_tables(dump(world_model(), prompts, ("comma",), 4096, predict=True)))
+    assert (found.predicted[found.name == "comma.mean"] == -1).all()
+    assert np.array_equal(found.predicted[found.name == "comma"], alone.predicted)
+
+
+def test_mean_of_nothing():
+    assert list(dump(world_model(), some()[:2], ("nowhere.mean",), 64)) == []
+
+
 def test_dump_of_nothing():
     assert list(dump(world_model(), [], ("adj",), 64)) == []
     assert list(dump(world_model(), some()[:2], ("nowhere",), 64)) == []

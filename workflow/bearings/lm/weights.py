@@ -33,6 +33,16 @@ def W_out(model: Model, layer: int) -> Tensor:
     return weight
 
 
+def b_O(model: Model, layer: int) -> Tensor:
+    """What the attention of a block writes beside its heads [d_model]; zero where it has no bias."""
+    return _bias(model, model.blocks[layer].attn.b_O)
+
+
+def b_out(model: Model, layer: int) -> Tensor:
+    """What the MLP of a block writes beside its neurons [d_model]; zero where it has no bias."""
+    return _bias(model, model.blocks[layer].mlp.b_out)
+
+
 def W_U(model: Model) -> Tensor:
     """Unembedding [d_model, d_vocab]."""
     return model.bridge.unembed.W_U
@@ -66,6 +76,12 @@ def logits(model: Model, resid: Tensor, columns: Tensor | None = None) -> Tensor
     if normed.ndim == 2:
         return torch.einsum("bd,bkd->bk", normed, vectors) + biases
     return torch.einsum("brd,bkd->brk", normed, vectors) + biases[:, None]
+
+
+def _bias(model: Model, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return torch.zeros(model.info.d_model, dtype=model.dtype, device=model.device)
+    return bias
 
 
 def _shaped(model: Model, layer: int, name: str, shape: tuple[int, int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,15 +18,22 @@ from bearings.stages.prompts import Prompt
 class Batch:
     """Prompts in one rectangle, padded on the left.
 
-    `rows` [batch] is each prompt's last position, `columns` [batch, 2k] the ids of its k positive and then its k
-    negative answers, `sign` [batch] +1 where the positive answer is right and -1 where the negative is.
+    `rows` [batch] is each prompt's last position, `sign` [batch] +1 where the positive answer is right and -1 where
+    the negative is.
     """
 
     prompts: tuple[Prompt, ...]
     prepared: Prepared
     rows: Tensor
-    columns: Tensor
     sign: Tensor
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """Ids of each prompt's k positive and then its k negative answers [batch, 2k].
+
+        Raises ValueError where the prompts of the batch have different numbers of answers.
+        """
+        return torch.tensor([[*p.positive, *p.negative] for p in self.prompts], dtype=torch.long)
 
     @property
     def mask(self) -> Tensor:
@@ -49,7 +57,7 @@ class Batch:
 
 
 def make_batch(model: Model, prompts: Sequence[Prompt], width: int | None = None) -> Batch:
-    """One batch of prompts that have equally many answers; `width` pads to more than the longest."""
+    """One batch of prompts; `width` pads to more than the longest."""
     ids = [list(p.ids) for p in prompts]
     if width is not None:
         filler = [0] * width
@@ -57,9 +65,8 @@ def make_batch(model: Model, prompts: Sequence[Prompt], width: int | None = None
         tokens = Tokens(tokens.ids[:-1], tokens.mask[:-1])
     else:
         tokens = pad(ids, pad_id=0)
-    columns = torch.tensor([[*p.positive, *p.negative] for p in prompts], dtype=torch.long)
     sign = torch.tensor([p.sign for p in prompts])
-    return Batch(tuple(prompts), prepare(model, tokens), last_positions(tokens), columns, sign)
+    return Batch(tuple(prompts), prepare(model, tokens), last_positions(tokens), sign)
 
 
 def in_batches(model: Model, prompts: Sequence[Prompt], max_tokens: int) -> Iterator[tuple[list[int], Batch]]:

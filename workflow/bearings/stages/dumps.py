@@ -1,16 +1,22 @@
-"""Residuals at named positions, every layer: written batch by batch, read back as arrays."""
+"""Residuals at named positions, every layer: written batch by batch, read back as arrays.
+
+Beside a position `X` that prompts have there is `X.mean`: one row per prompt, the mean over all its tokens named X.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 
 from bearings.stages.prompts import Prompt
 from bearings.store.tables import as_ndarray, tensor_column, tensor_field
+
+MEAN = ".mean"
 
 
 def dump_schema(
@@ -42,7 +48,8 @@ def dump(
 ) -> Iterator[pa.Table]:
     """Run the prompts and yield a table of residuals per batch, rows in the order (prompt, name, index).
 
-    With `predict`, nothing but the positions that are dumped is unembedded.
+    With `predict`, nothing but the positions that are dumped is unembedded. A mean stands at no index and on no token
+    and predicts nothing: all three are -1.
     """
     from bearings.lm import weights
     from bearings.lm.forward import forward
@@ -54,22 +61,38 @@ def dump(
     for _, batch in in_batches(model, prompts, max_tokens):
         resid = forward(model, batch.prepared, keep=keep).resid
         width = batch.mask.shape[1]
-        rows = [
-            (i, p.id, name, at, p.ids[at])
-            for i, p in enumerate(batch.prompts)
-            for name in names
-            for at in p.positions.get(name, ())
-        ]
+        rows = [row for i, p in enumerate(batch.prompts) for name in names for row in _rows(i, p, name)]
         if not rows:
             continue
-        row = [r[0] for r in rows]
-        column = [width - len(batch.prompts[r[0]].ids) + r[3] for r in rows]
         plain = [pa.array([r[k] for r in rows], schema.field(k - 1).type) for k in (1, 2, 3, 4)]
+        sizes = [len(r[5]) for r in rows]
+        row = [r[0] for r in rows for _ in r[5]]
+        column = [width - len(batch.prompts[r[0]].ids) + at for r in rows for at in r[5]]
         if predict:
-            tops = weights.logits(model, resid[model.n_layers][row, column]).argmax(-1)
-            plain.append(pa.array(tops.cpu().numpy(), pa.int32()))
-        tensors = [tensor_column(resid[layer][row, column].float().cpu().numpy()) for layer in chosen]
+            last = [end - 1 for end in accumulate(sizes)]
+            there = resid[model.n_layers][[row[k] for k in last], [column[k] for k in last]]
+            tops = weights.logits(model, there).argmax(-1).cpu().numpy()
+            tops = np.where([r[3] < 0 for r in rows], -1, tops)
+            plain.append(pa.array(tops, pa.int32()))
+        values = (resid[layer][row, column].float().cpu().numpy() for layer in chosen)
+        tensors = [tensor_column(_means(x, sizes)) for x in values]
         yield pa.Table.from_arrays([*plain, *tensors], schema=schema)
+
+
+def _rows(i: int, prompt: Prompt, name: str) -> list[tuple]:
+    """(i, prompt id, name, index, token, indices that are averaged) of each row of one position of a prompt."""
+    where = prompt.positions.get(name.removesuffix(MEAN), ())
+    if name.endswith(MEAN):
+        return [(i, prompt.id, name, -1, -1, where)] if where else []
+    return [(i, prompt.id, name, at, prompt.ids[at], (at,)) for at in where]
+
+
+def _means(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Means [len(sizes), d_model] over runs of rows of values [sum(sizes), d_model], summed in double precision."""
+    if max(sizes) == 1:
+        return values
+    runs = np.split(values, np.cumsum(sizes)[:-1])
+    return np.stack([run.mean(0, dtype=np.float64).astype(values.dtype) for run in runs])
 
 
 @dataclass(frozen=True, eq=False)
