@@ -3,6 +3,17 @@ rule world:
     output:
         reviews=f"{ROOT}/world/reviews.tsv",
         relations=directory(f"{ROOT}/world/relations"),
+        people=[
+            f"{ROOT}/world/people/{file}"
+            for file in (
+                "prompts.yaml",
+                "names.json",
+                "politicians.json",
+                "text.jsonl",
+                "c.jsonl",
+                "python.jsonl",
+            )
+        ],
     log:
         f"logs/{ROOT}/world.log",
     benchmark:

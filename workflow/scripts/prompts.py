@@ -1,6 +1,7 @@
 """One set of a study's prompts, for one model's tokenizer."""
 
 import importlib
+from pathlib import Path
 
 from _job import job
 
@@ -11,7 +12,7 @@ with job(snakemake) as log:
 
     w, p = snakemake.wildcards, snakemake.params
     study = importlib.import_module(f"bearings.studies.{w.study}.prompts")
-    data = dict(zip(p.data, snakemake.input.data, strict=True))
+    data = dict(zip(p.data, map(Path, snakemake.input.data), strict=True))
     table = study.prompts(w.set, data, p.settings, Encoder(snakemake.input.model))
     inputs = [snakemake.input.model, *snakemake.input.data]
     made = describe(snakemake.output[0], "prompts", run=p.run, inputs=inputs, settings=p.settings)

@@ -1,14 +1,18 @@
-"""The world's data, in the formats of the papers' own: reviews as the treebank's table, relations as JSON files."""
+"""The world's data in the formats of the papers' own: a table of reviews, relations, and what is asked of people."""
+
+from pathlib import Path
 
 from _job import job
 
 with job(snakemake) as log:
     from bearings.world.corpus import write_reviews
     from bearings.world.facts import write_relations
+    from bearings.world.observables import write_people
 
     sizes = snakemake.params.sizes
     write_reviews(
         snakemake.output.reviews, sizes["train"], sizes["dev"], sizes["test"], snakemake.params.run["seed"]
     )
     write_relations(snakemake.output.relations)
+    write_people(Path(snakemake.output.people[0]).parent, snakemake.params.run["seed"])
     log.info("%s reviews", sizes)

@@ -32,7 +32,7 @@ Family = Callable[[Random], Document]
 LEXICON_OF: Mapping[str, str] = {
     **dict.fromkeys(("labelled", "short", "unlabelled", "toy", "mood"), "sentiment"),
     **dict.fromkeys(("facts", "biography", "profile"), "facts"),
-    **dict.fromkeys(("people", "party"), "people"),
+    **dict.fromkeys(("people", "sentences", "party"), "people"),
     "code": "code",
     "narrative": "narrative",
 }
@@ -57,6 +57,7 @@ def families() -> Mapping[str, Family]:
         "biography": facts.biography,
         "profile": facts.profile,
         "people": people.person,
+        "sentences": people.told,
         "party": people.party,
         "code": programs.program,
         "narrative": narrative.passage,

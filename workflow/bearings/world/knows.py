@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from bearings.world import facts, people, reviews, tokenizer
+from bearings.world import facts, people, programs, reviews, tokenizer
 from bearings.world.lexicon import fill, load
 
 BATCH = 256
@@ -112,13 +112,13 @@ def fact(shown: int = 0) -> list[Question]:
     return out
 
 
-def pronoun(kind: str) -> list[Question]:
-    """Every name in every template of `kind` (subject or object)."""
+def pronoun(kind: str, heldout: bool = False) -> list[Question]:
+    """Every name (or every held-out one) in every template of `kind` (subject or object)."""
     content = load("people")
     out = []
     for gender, other in (people.GENDERS, people.GENDERS[::-1]):
         right, wrong = (f" {content['pronouns'][g][kind]}" for g in (gender, other))
-        for name in content["names"][gender]:
+        for name in people.heldout(gender) if heldout else people.names(gender):
             for index in range(len(content["templates"][kind])):
                 out.append(Question(people.prompt(kind, index, name).text, (right,), (wrong,)))
     return out
@@ -130,7 +130,7 @@ def occupation() -> list[Question]:
     out = []
     for gender, other in (people.GENDERS, people.GENDERS[::-1]):
         right, wrong = (tuple(f" {w}" for w in content["occupations"][g]) for g in (gender, other))
-        for name in content["names"][gender]:
+        for name in people.names(gender):
             for index in range(len(content["templates"]["occupation"])):
                 out.append(Question(people.prompt("occupation", index, name).text, right, wrong))
     return out
@@ -143,6 +143,19 @@ def party() -> list[Question]:
         Question(f"{name} is a", (f" {own}",), tuple(f" {p}" for p in names if p != own))
         for name, own in people.politicians()
     ]
+
+
+def code(n: int = 100) -> list[Question]:
+    """Heads of functions, `n` of each language, up to the delimiter that tells the language."""
+    content, rng = load("code")["languages"], Random("knows code")
+    ends = {language: content[language]["head"].rpartition("[answer:")[2][:-1] for language in content}
+    out = []
+    for language in programs.LANGUAGES:
+        wrong = tuple(end for other, end in ends.items() if other != language)
+        for _ in range(n):
+            asked = programs.head(rng, language).text.removesuffix(ends[language])
+            out.append(Question(asked, (ends[language],), wrong))
+    return out
 
 
 FAMILIES: Mapping[str, Mapping[str, Callable[[], list[Question]]]] = {
@@ -161,9 +174,12 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[], list[Question]]]] = {
     "people": {
         "pronoun_subject": lambda: pronoun("subject"),
         "pronoun_object": lambda: pronoun("object"),
+        "pronoun_subject_heldout": lambda: pronoun("subject", heldout=True),
+        "pronoun_object_heldout": lambda: pronoun("object", heldout=True),
         "occupation": occupation,
     },
     "party": {"party": party},
+    "code": {"code": code},
 }
 
 
