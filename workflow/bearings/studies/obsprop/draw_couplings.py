@@ -34,7 +34,7 @@ CONTROLS = {
     "shuffled": ("+", "shuffled tokens"),
 }
 # Where a head's number is written, by its rank, in points: heads that lie close keep their names apart.
-NAMED = {1: (6, -12), 2: (-10, -15), 3: (-20, 6)}
+NAMED = {1: (9, -14), 2: (-12, -18), 3: (-24, 8)}
 
 
 def couplings(runs: Runs) -> Figure:
@@ -53,7 +53,7 @@ def couplings(runs: Runs) -> Figure:
                 continue
             _panel(panel, run, mine, kind)
             panel.set(xlim=span, ylim=span, xlabel=AXES[kind][0], ylabel=AXES[kind][1])
-            panel.grid(axis="both")
+            panel.grid(True, axis="both")
     legend(figure, 3)
     return figure
 
@@ -114,8 +114,9 @@ def _top(panel: Axes, run: ModelRun, where: str, predicted: str, kind: str, k: i
         panel.vlines(x, found["low"], found["high"], color=ink, linewidth=1.6, zorder=4)
     head = (found.get("reason") or "").removeprefix("head ").split(";")[0]
     panel.annotate(
-        f"{head}", (x, found["value"]), xytext=NAMED[k], textcoords="offset points", fontsize=7.5, color=ink
-    )
+        head, (x, found["value"]), xytext=NAMED[k], textcoords="offset points", fontsize=7.5, color=ink, zorder=5,
+        arrowprops={"arrowstyle": "-", "color": ink, "lw": 0.7, "shrinkA": 0, "shrinkB": 3},
+    )  # fmt: skip
 
 
 def _published(panel: Axes, run: ModelRun, kind: str) -> None:

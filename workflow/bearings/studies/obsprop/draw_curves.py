@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from bearings.evidence.figures import WIDTH, colour, interval_line
 from bearings.stages.read import ModelRun
 from bearings.studies.obsprop.draw_panels import (
+    TWIN,
     Runs,
     get,
     legend,
@@ -29,8 +30,11 @@ METHODS = {
     "obsprop_chosen": "ObsProp, head chosen on the rows",
     "shuffled": "regression on shuffled labels",
 }
-AXIS = {"code": "AUC on held-out rows"}
-SIGNED = "r · |r| with the logit difference\non held-out rows"
+AXIS = {
+    "pronoun": "r · |r| with the logit difference\non held-out rows",
+    "party": "r · |r|, as on the left",
+    "code": "AUC on held-out rows",
+}
 PUBLISHED = ("obsprop", "regression", "mean_diff")
 
 
@@ -41,8 +45,8 @@ def learning(runs: Runs) -> Figure:
     figure, axes = plt.subplots(len(runs), len(TASKS), figsize=size, squeeze=False, height_ratios=ratios)
     for run, panels in zip(runs, axes, strict=True):
         for panel, task in zip(panels, TASKS, strict=True):
-            first = f"{title(run)}\n" if task == "pronoun" else "\n"
-            panel.set_title(f"{first}{TASKS[task]}: {_answer(run, task)}", fontsize=9)
+            first = f"{title(run)}, {TASKS[task]}" if task == "pronoun" else TASKS[task]
+            panel.set_title(f"{first}\n{_answer(run, task)}", fontsize=9)
             if _sizes(run, task):
                 _panel(panel, run, task)
             else:
@@ -59,12 +63,12 @@ def _sizes(run: ModelRun, task: str) -> list[int]:
 
 
 def _answer(run: ModelRun, task: str) -> str:
-    """The panel's question, answered where it can be."""
+    """When two prompts are matched; nothing of a twin, in which there is nothing to match."""
     sizes, found = _sizes(run, task), get(run, f"lowdata.{task}.matched_at")
-    if not sizes:
-        return "two prompts or rows"
+    if not sizes or run.name.endswith(TWIN):
+        return ""
     if found["value"] is None:
-        return f"not matched by {sizes[-1]} rows"
+        return f"two prompts not matched by {sizes[-1]} rows"
     return f"regression matches at {found['value']:.0f} rows"
 
 
@@ -79,13 +83,18 @@ def _panel(panel: Axes, run: ModelRun, task: str) -> None:
     for method, name in (("random", "random vectors"), ("obsprop", "ObsProp: two prompts, no training rows")):
         _level(panel, run, f"{head}.{method}.", method, name)
     _as_published(panel, run, task)
+    q95 = get(run, f"{head}.random.q95")["value"]
+    if q95 is not None:
+        label = "95 % quantile of random vectors"
+        panel.axhline(q95, color=colour("random"), linewidth=1.2, linestyle="-.", label=label)
     chance = 0.5 if task == "code" else 0.0
     panel.axhline(chance, color="black", linewidth=0.8, linestyle=":", label="chance")
     panel.set_xscale("log", base=2)
     panel.set_xticks(sizes, [str(n) for n in sizes])
     panel.set_xticks([], minor=True)
-    panel.set(xlim=(sizes[0] / 1.2, sizes[-1] * 1.9), xlabel="labelled training rows")
-    panel.set(ylim=(0.2, 1.03) if task == "code" else (-0.42, 1.06), ylabel=AXIS.get(task, SIGNED))
+    last = max([sizes[-1], *(line.get_xdata()[-1] for line in panel.lines if line.get_marker() == "D")])
+    panel.set(xlim=(sizes[0] / 1.2, last * 1.15), xlabel="labelled training rows")
+    panel.set(ylim=(0.2, 1.03) if task == "code" else (-0.42, 1.06), ylabel=AXIS[task])
 
 
 def _level(panel: Axes, run: ModelRun, head: str, method: str, label: str) -> None:
@@ -112,11 +121,11 @@ def _as_published(panel: Axes, run: ModelRun, task: str) -> None:
         # Beside the curve's own point at as many rows.
         at = n * 1.25
         if found["value"] is not None:
-            label = "compared as published (r², one split)" if method == "obsprop" else None
+            label = "compared as published (r² or AUC, one split)" if method == "obsprop" else None
             panel.plot(at, found["value"], "D", mfc="white", mec=colour(method), ms=5.5, mew=1.3, label=label,
                        linestyle="", zorder=5)  # fmt: skip
             if found["low"] is not None:
                 panel.vlines(at, found["low"], found["high"], color=colour(method), linewidth=0.9, zorder=4)
         theirs = paper(run, where)
         if theirs is not None:
-            published_dash(panel, at, theirs)
+            published_dash(panel, at, theirs, colour(method))

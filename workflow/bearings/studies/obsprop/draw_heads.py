@@ -25,8 +25,7 @@ KINDS = {"pearson": "Pearson", "spearman": "Spearman"}
 
 def heads(runs: Runs) -> Figure:
     """Norms and attributions of all heads side by side, and how they correlate, the twin's correlation beside."""
-    models = pairs(runs)
-    rows = [(run, twin, task) for run, twin in models for task in SHOWN]
+    rows = [(run, twin, task) for run, twin in pairs(runs) for task in SHOWN]
     heights = [_height(run) for run, _, _ in rows]
     size = (WIDTH * 1.5, sum(heights) + 0.4)
     figure, axes = plt.subplots(
@@ -37,8 +36,7 @@ def heads(runs: Runs) -> Figure:
         norm = norms(run.outcomes["weights"], name, "norm_ln_corrected")
         wide = effects(run.outcomes["patching"], task)
         effect = wide.mean().abs()
-        several = f"{run.name}, " if len(models) > 1 else ""
-        left.set_title(f"{several}{SHOWN[task]}:\nlength of the feature by head", fontsize=9)
+        left.set_title(f"{run.name}, {SHOWN[task]}:\nlength of the feature by head", fontsize=9)
         middle.set_title(f"\n|attribution| by head, {len(wide)} name pairs", fontsize=9)
         right.set_title("\nDo the two go together?", fontsize=9)
         top = [] if effect.empty else list(effect.sort_values(ascending=False, kind="stable").index[:TOP])
@@ -105,13 +103,13 @@ def _agreement(axes: Axes, run: ModelRun, twin: ModelRun | None, task: str) -> N
             axes.plot(found["value"], at, "o", color=ink, mfc=ink if filled else "white", ms=6, label=label)
             if found["low"] is not None:
                 axes.hlines(at, found["low"], found["high"], color=ink, linewidth=1.4)
-            ticks[at] = f"{name}\n{said(found)}"
+            ticks[at] = f"{name}{'' if filled else ', twin'}\n{said(found)}"
             q95 = get(which, f"{where}.{kind}.shuffled.q95")["value"]
             if q95 is not None:
                 label = "95 % of shuffled heads lie below"
                 axes.plot(q95, at, "|", color="black", ms=11, mew=1.2, label=label, linestyle="")
     axes.axvline(0, color="#999999", linewidth=0.8)
-    axes.set(xlim=(-1.05, 1.05), ylim=(-0.55, 1.55), xlabel="correlation over heads")
+    axes.set(xlim=(-1.05, 1.05), ylim=(-0.55, 1.55), xlabel="correlation over heads", xticks=(-1, 0, 1))
     axes.set_yticks(list(ticks), ticks.values(), fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

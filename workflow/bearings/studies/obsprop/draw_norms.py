@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, colour
 from bearings.stages.read import ModelRun
-from bearings.studies.obsprop.draw_panels import TWIN, Runs, get, legend, said_missing, there, title
+from bearings.studies.obsprop.draw_panels import TWIN, Runs, get, legend, paper, said_missing, there, title
 from bearings.studies.obsprop.theorem import bound, expected_angle
 
 WIDTHS = re.compile(r"ln\.theorem\.d(\d+)\.angle")
 # What was measured -> marker, name, colour.
 ANGLES = {
-    "ln.activation_angle": ("o", "random features in front of blocks", "obsprop_chosen"),
+    "ln.activation_angle": ("o", "random features in front of blocks", "clean"),
     "ln.final_angle": ("s", "the observables in front of the unembedding", "obsprop"),
-    "ln.aligned_angle": ("^", "activations made to lie along the feature", "control"),
+    "ln.aligned_angle": ("^", "activations made to lie along the feature", "random"),
 }
 TASK = "subj"
 CELL = re.compile(rf"ln\.tangent\.{TASK}\.g(\d+)\.g(\d+)")
@@ -52,15 +52,21 @@ def _angles(panel: Axes, runs: Runs) -> None:
     panel.plot(smooth, [bound(int(d)) for d in smooth], ":", color="black", label="the paper's bound")
     for k, d in enumerate(widths):
         label = "simulation" if k == 0 else None
-        _point(panel, d, found[d], "o", colour("clean"), label, True)
+        _point(panel, d, found[d], ".", "black", label, True)
     for r in runs:
         twin = r.name.endswith(TWIN)
         for name, (marker, label, ink) in ANGLES.items():
             d = _width(r, name.removeprefix("ln."))
             if d and there(r, name):
-                at = d * (1.3 if twin else 0.77)
+                at = d * (1.2 if twin else 0.84)
                 _point(panel, at, get(r, name), marker, colour(ink), None if twin else label, not twin)
-    panel.set(xscale="log", yscale="log", xlabel="width d", ylabel="angle of n and its gradient (radians)")
+    if any(r.name.endswith(TWIN) for r in runs):
+        panel.plot([], [], "o", mfc="white", mec="black", linestyle="", label="open: untrained twin")
+    panel.set(
+        yscale="log",
+        xlabel="width d (a model's points stand beside its d)",
+        ylabel="angle of n and its gradient (radians)",
+    )
     panel.set_xscale("log", base=2)
     panel.set_xticks(widths, [str(d) for d in widths], fontsize=7.5)
     panel.set_xticks([], minor=True)
@@ -93,7 +99,9 @@ def _table(panel: Axes, run: ModelRun) -> None:
         reasons = (get(run, f"ln.tangent.{TASK}.g0.g0").get("reason"), "no tangent of the final norm")
         said_missing(panel, next(filter(None, reasons)), 18)
         return
-    panel.set_title(f"{title(run)}: tangents of the final norm,\nmean |error| of n_subj (logits)", fontsize=9)
+    theirs = " (the paper's)" if paper(run, f"ln.tangent.{TASK}.g0.g0") is not None else ""
+    said = f"{title(run)}\ntangents of the final norm:\nmean |error| of n_subj{theirs}"
+    panel.set_title(said, fontsize=9)
     groups = sorted({g for pair in cells for g in pair})
     controls = {q: _by_group(run, q) for q in ("tangent_random", "tangent_truth")}
     grid = np.array([[*(cells.get((i, j), np.nan) for j in groups), np.nan, *(c.get(i, np.nan) for c in
@@ -102,16 +110,19 @@ def _table(panel: Axes, run: ModelRun) -> None:
     for (i, j), value in np.ndenumerate(grid):
         if np.isfinite(value):
             ink = "white" if value > 0.6 * np.nanmax(grid) else "black"
-            panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+            theirs = paper(run, f"ln.tangent.{TASK}.g{groups[i]}.g{groups[j]}") if j < len(groups) else None
+            said = f"{value:.2f}" if theirs is None else f"{value:.3f}\n({theirs:.3f})"
+            panel.text(j, i, said, ha="center", va="center", fontsize=8, color=ink)
     bar = panel.figure.colorbar(image, ax=panel, pad=0.02, fraction=0.06)
     bar.set_label("mean |error| (logits)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     named = [f"template {g + 1}" for g in groups]
     k = len(groups)
-    panel.set_xticks([*range(k), k + 1, k + 2], [*named, "random point,\nsame template", "no tangent,\nsame template"],
+    named += ["random point,\nsame template", "no tangent,\nsame template"]
+    panel.set_xticks([*range(k), k + 1, k + 2], named,
                      rotation=35, ha="right", rotation_mode="anchor", fontsize=7.5)  # fmt: skip
-    panel.set_yticks(range(k), [n.replace(" ", "\n") for n in named], fontsize=7.5)
+    panel.set_yticks(range(k), [n.replace(" ", "\n") for n in named[:k]], fontsize=7.5)
     panel.set(xlabel="evaluated on", ylabel="tangent at the mean of")
     panel.grid(False)
     panel.spines[:].set_visible(False)

@@ -29,6 +29,10 @@ PAPER: Mapping[str, float] = {
     **{"lowdata.pronoun.published.obsprop": 0.945, "lowdata.pronoun.published.regression": 0.945},
     **{"lowdata.pronoun.published.mean_diff": 0.899, "lowdata.party.published.obsprop": 0.427},
     **{"lowdata.party.published.regression": 0.295, "lowdata.party.published.mean_diff": 0.0605},
+    # Mean absolute error of the tangent fitted on one template, on each template (protocol 2.6).
+    **{"ln.tangent.subj.g0.g0": 0.05, "ln.tangent.subj.g0.g1": 0.2947, "ln.tangent.subj.g0.g2": 0.2519},
+    **{"ln.tangent.subj.g1.g0": 0.1448, "ln.tangent.subj.g1.g1": 0.0949, "ln.tangent.subj.g1.g2": 0.1313},
+    **{"ln.tangent.subj.g2.g0": 0.1803, "ln.tangent.subj.g2.g1": 0.0566, "ln.tangent.subj.g2.g2": 0.0545},
     # One claim holds the three of code: they cannot be compared where the windows are others.
     **{"lowdata.code.published.obsprop": 0.9974, "lowdata.code.published.regression": 0.9971},
     "lowdata.code.published.mean_diff": 0.9052,
@@ -97,11 +101,13 @@ def bar(
         patch.set(hatch="////" if twin else None, alpha=0.6 if twin else 1.0)
 
 
-def published_dash(axes: Axes, x: float, value: float) -> None:
-    """The paper's value on this very model, as a short thick line with a white rim."""
-    axes.plot(x, value, "_", ms=15, mew=4, color="white", zorder=5, linestyle="")
-    label = "the paper's value for this model"
-    axes.plot(x, value, "_", ms=14, mew=2, color=colour("published"), label=label, zorder=6, linestyle="")
+def published_dash(axes: Axes, x: float, value: float, ink: str | None = None) -> None:
+    """The paper's value on this very model, as a short thick black line, with the method's colour inside if given."""
+    black, label = colour("published"), "the paper's value for this model"
+    axes.plot(x, value, "_", ms=15, mew=5, color="white", zorder=5, linestyle="")
+    axes.plot(x, value, "_", ms=14, mew=3.4, color=black, label=label, zorder=6, linestyle="")
+    if ink is not None:
+        axes.plot(x, value, "_", ms=12.5, mew=1.6, color=ink, zorder=7, linestyle="")
 
 
 def quantile_tick(axes: Axes, x: float, value: float | None, width: float = 0.38) -> None:
