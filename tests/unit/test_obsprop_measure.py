@@ -119,8 +119,8 @@ def test_expectations_have_reasons_and_learning_has_a_control():
 
 
 def test_measures_that_claims_name_are_there(trained):
-    """Only what another model's layers, or its longer paths, would give is absent."""
-    absent = {name for name in named() if name not in trained}
+    """Only what another model's layers, or its longer paths, would give has no value, and says so."""
+    absent = {name for name in named() if trained[name].reason.startswith("this model has no such")}
     assert absent == {"ln.input_norm.l21", "tokens.n_bias.6_6.top_female_share"}
     foreign = (
         "17.14",
@@ -154,7 +154,7 @@ def test_every_estimate_says_what_it_is(measured):
 def test_nothing_is_measured_of_no_rows():
     bare = measure(inputs(), empty())
     # Features are there without rows.
-    features = ("bias.", "ln.cos.")
+    features = ("bias.", "ln.cos.", "usable.")
     assert [n for n, e in bare.items() if e.value is not None and not n.startswith(features)] == []
 
 
@@ -585,3 +585,22 @@ def test_a_number_that_is_none_is_missing():
     assert plain(float("nan")).value is None
     assert plain(float("nan")).reason
     assert unseen(pd.DataFrame({"a": [1, 2, 3]}, index=[0, 1, 2])).index.tolist() == [1]
+
+
+def test_a_model_that_can_use_no_prompt_has_a_reason_for_every_claim():
+    """As a stranger's tokenizer leaves it: tables without rows, and prompts that say why they cannot be used."""
+    given = inputs()
+    barred = {
+        **{
+            name: [replace(p, usable=False, why="'she' is not one token") for p in mine]
+            for name, mine in given.prompts.items()
+        },
+        "names": [replace(given.prompts["pairs"][0], usable=False, why="'she' is not one token")],
+    }
+    bare = replace(given, prompts=barred, directions={"heads": {}, "paths": {}, "random": {}})
+    found = measure(bare, empty())
+    for name in named():
+        assert name in found, name
+        assert found[name].value is not None or found[name].reason
+    assert "0 of 1 prompts of 'names' can be used" in found["lowdata.pronoun.published.obsprop"].reason
+    assert found["usable.names"].value == 0

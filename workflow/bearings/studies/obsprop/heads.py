@@ -42,6 +42,8 @@ def at_output(model, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
 def features(model, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
     """No-norm features: "<observable>/<layer>" [n_heads, d_model] and "output/<observable>" [d_model]."""
     starts = at_output(model, prompts)
+    if not starts:  # a tokenizer that splits all of their words
+        return {}
     names = list(starts)
     stacked = torch.stack([starts[name] for name in names])
     out = {f"output/{name}": _numpy(starts[name]) for name in names}

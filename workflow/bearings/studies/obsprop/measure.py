@@ -27,6 +27,39 @@ from bearings.studies.obsprop.measure_weights import weights
 
 # Comparisons as published have one training size per method, which hangs on how much data there is.
 PUBLISHED = re.compile(r"(lowdata\.\w+\.published\.\w+)\.n\d+(\.r)?")
+# Measures that hang on heads, layers and sizes that only some models and scales have -> the prompts they rest on.
+NOT_EVERYWHERE = {
+    **dict.fromkeys(
+        (
+            *(f"ln.head.17.14.subj.{part}" for part in ("norm.g0", "coupling.g0.g1", "cos.g0.g1")),
+            *("ln.grad_norm.subj.g0", "ln.input_norm.final", "ln.input_norm.l0", "ln.input_norm.l21"),
+            *(f"ln.tangent.subj.g{i}.g{j}" for i in range(3) for j in range(3)),
+            *(f"lowdata.pronoun.published.{m}" for m in ("obsprop", "regression", "mean_diff")),
+            *(f"lowdata.pronoun.obsprop_minus_{m}.n{k}" for m in ("regression", "mean_diff") for k in (2, 8)),
+            "lowdata.pronoun.like.random.n0",
+        ),
+        "names",
+    ),
+    **dict.fromkeys(
+        (
+            *(
+                f"lowdata.party.published.{m}"
+                for m in ("obsprop", "regression", "regression_all", "mean_diff")
+            ),
+            *("lowdata.party.obsprop_minus_regression.n2", "lowdata.party.like.random.n0"),
+        ),
+        "politicians",
+    ),
+    **dict.fromkeys(
+        (
+            *(f"lowdata.code.published.{m}" for m in ("obsprop", "regression", "mean_diff")),
+            *("lowdata.code.obsprop_minus_regression.n50", "lowdata.code.obsprop_minus_mean_diff.n100"),
+            "lowdata.code.like.random.n0",
+        ),
+        "code",
+    ),
+    "tokens.n_bias.6_6.top_female_share": "text",
+}
 
 
 def measure(inputs: Inputs, outcomes: Mapping[str, pd.DataFrame]) -> Measures:
@@ -48,7 +81,31 @@ def measure(inputs: Inputs, outcomes: Mapping[str, pd.DataFrame]) -> Measures:
         **measure_debias.measure(outcomes["debias"], options),
     }
     found = {name: PUBLISHED.fullmatch(name) for name in out}
-    return out | {m[1] + (m[2] or ""): out[name] for name, m in found.items() if m}
+    out |= {m[1] + (m[2] or ""): out[name] for name, m in found.items() if m}
+    for set_name, (can, n, why) in usable(inputs.prompts).items():
+        out[f"usable.{set_name}"] = plain(can, n, f"of {n} prompts", why)
+    return {**absent(inputs.prompts), **out}
+
+
+def usable(prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, tuple[int, int, str]]:
+    """Set -> (usable prompts, prompts, the first reason why one is not)."""
+    return {
+        name: (sum(p.usable for p in mine), len(mine), next((p.why for p in mine if not p.usable), ""))
+        for name, mine in prompts.items()
+    }
+
+
+def absent(prompts: Mapping[str, Sequence[Prompt]]) -> Measures:
+    """Measures that other models lack rows for, missing with the reason."""
+    counts = usable(prompts)
+    out = {}
+    for name, set_name in NOT_EVERYWHERE.items():
+        can, n, why = counts.get(set_name, (0, 0, "there are none"))
+        said = f"{can} of {n} prompts of '{set_name}' can be used" + (f" (not all: {why})" if why else "")
+        out[name] = Estimate.missing(
+            f"this model has no such head, layer, path or training size; {said}", can
+        )
+    return out
 
 
 def sources(prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, int]:
