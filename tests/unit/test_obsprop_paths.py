@@ -276,3 +276,15 @@ def test_in_the_last_block_the_dense_end_is_the_direct_one(family):
     for f in dense(s, source):
         if isinstance(f.path[0], Head) and f.path[0].layer == layer:
             assert abs(f.score - direct.get(f.path, 0.0)) < 1e-3 * max(1.0, abs(f.score))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_without_norms_still_start_at_the_linearised_final_norm(family):
+    s = setting(family)
+    layer, head = 2, 1
+    kv = head // (s.model.info.n_heads // s.model.info.n_kv_heads)
+    expected = weights.W_V(s.model, layer)[kv] @ (weights.W_O(s.model, layer)[head] @ s.normal)
+    found = search.composed(s, (Head(layer, head, 2),), "ignore")
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-6)
+    plain = weights.W_V(s.model, layer)[kv] @ (weights.W_O(s.model, layer)[head] @ s.n)
+    assert np.corrcoef(found, plain.numpy())[0, 1] < 0.9999

@@ -78,9 +78,13 @@ def settle(model, prompts, task: str) -> Setting | None:
 
 
 def composed(setting: Setting, path: tuple[Component, ...], mode: str) -> np.ndarray:
-    """The observable's feature [d_model] at the input of the last component of a path."""
+    """The observable's feature [d_model] at the input of the last component of a path.
+
+    The final norm is linearised in every mode (protocol 4.2): `ignore` leaves out the other norms.
+    """
+    n = setting.normal if mode == "ignore" else setting.n
     rows = features(
-        setting.model, path, setting.n, mode, setting.clean, setting.dirty,
+        setting.model, path, n, mode, setting.clean, setting.dirty,
         start=setting.start, offset=setting.offset,
     )  # fmt: skip
     return rows[-1].float().cpu().numpy()
