@@ -13,20 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, bar_with_interval, colour
+from bearings.stages.panels import get, legend, there, title
 from bearings.stages.read import ModelRun
-from bearings.studies.lrc.draw_panels import (
-    AXIS,
-    NAMES,
-    PAPER,
-    SCORES,
-    Runs,
-    get,
-    legend,
-    said_missing,
-    score_rows,
-    there,
-    title,
-)
+from bearings.studies.lrc.draw_panels import AXIS, NAMES, PAPER, SCORES, Runs, said_missing, score_rows
 from bearings.studies.lrc.draw_sweeps import beta, layers, rank, samples
 from bearings.studies.lrc.measure_scores import Scored, score
 from bearings.studies.lrc.metrics import shares

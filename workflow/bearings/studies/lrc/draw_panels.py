@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, colour, interval_line
+from bearings.stages import panels
+from bearings.stages.panels import get, there
 from bearings.stages.read import ModelRun
 
 Runs = Sequence[ModelRun]
-NOTHING: Mapping[str, Any] = {"value": None, "low": None, "high": None}
 NAMES = {
     "lrc": "LRC",
     "first_mid": "LRC, first token",
@@ -57,34 +57,9 @@ PAPER: Mapping[str, Mapping[tuple[str, str], float]] = {
 }
 
 
-def get(run: ModelRun, name: str) -> Mapping[str, Any]:
-    return run.measures.get(name, NOTHING)
-
-
-def there(run: ModelRun, measure: str) -> bool:
-    return get(run, measure)["value"] is not None
-
-
-def title(run: ModelRun) -> str:
-    return f"{run.name[:-5]}: untrained twin" if run.name.endswith("-twin") else run.name
-
-
 def said_missing(axes: Axes, run: ModelRun, measure: str) -> None:
-    """Write that a panel is empty and why; axes may be shared, so ticks are hidden and not taken away."""
-    lines = ["not measurable", *wrap(get(run, measure).get("reason") or "not measured", 26)]
-    axes.text(0.5, 0.5, "\n".join(lines), transform=axes.transAxes, ha="center", va="center", fontsize=8)
-    axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.grid(False)
-
-
-def wrap(text: str, width: int) -> list[str]:
-    lines, line = [], ""
-    for word in text.split():
-        if line and len(line) + len(word) > width:
-            lines, line = [*lines, line], ""
-        line = f"{line} {word}".strip()
-    return [*lines, line]
+    """Write in a panel why a measure of a run is missing."""
+    panels.said_missing(axes, get(run, measure).get("reason"), 26)
 
 
 def score_rows(runs: Runs, probe: str, height: float) -> tuple[Figure, np.ndarray]:
@@ -92,16 +67,6 @@ def score_rows(runs: Runs, probe: str, height: float) -> tuple[Figure, np.ndarra
     ratios = [1.0 if there(run, probe) else 0.42 for run in runs]
     size = (WIDTH * 1.5, height * sum(ratios) + 0.5)
     return plt.subplots(len(runs), 2, figsize=size, squeeze=False, height_ratios=ratios)
-
-
-def legend(figure: Figure, columns: int) -> None:
-    """One legend below the panels, with every name once."""
-    named: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        named |= {label: h for h, label in zip(handles, labels, strict=True) if label not in named}
-    if named:
-        figure.legend(named.values(), named, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def numbered(run: ModelRun, head: str, tail: str) -> list[float]:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, bar_with_interval, colour, interval_line, published_mark
+from bearings.stages.panels import get, legend, there, title
 from bearings.stages.read import ModelRun
 from bearings.studies.lrc.draw_panels import (
     AXIS,
@@ -15,14 +16,10 @@ from bearings.studies.lrc.draw_panels import (
     SCORES,
     Runs,
     both,
-    get,
-    legend,
     line,
     numbered,
     said_missing,
     score_rows,
-    there,
-    title,
 )
 
 

@@ -9,18 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, colour
+from bearings.stages.panels import TWIN, get, legend, said_missing, there, title
 from bearings.stages.read import ModelRun
-from bearings.studies.obsprop.draw_panels import (
-    PAPER,
-    TWIN,
-    Runs,
-    get,
-    legend,
-    said,
-    said_missing,
-    there,
-    title,
-)
+from bearings.studies.obsprop.draw_panels import PAPER, Runs, said
 from bearings.studies.obsprop.measure_coupling import OURS, PUBLISHED, READINGS, SUMS, fit
 from bearings.studies.obsprop.measure_patching import TOP
 

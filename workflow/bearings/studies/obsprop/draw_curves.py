@@ -9,18 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, colour, interval_line
+from bearings.stages.panels import TWIN, get, legend, said_missing, there, title
 from bearings.stages.read import ModelRun
-from bearings.studies.obsprop.draw_panels import (
-    TWIN,
-    Runs,
-    get,
-    legend,
-    paper,
-    published_dash,
-    said_missing,
-    there,
-    title,
-)
+from bearings.studies.obsprop.draw_panels import Runs, paper, published_dash
 
 TASKS = {"pronoun": "pronoun", "party": "party", "code": "C or Python"}
 METHODS = {

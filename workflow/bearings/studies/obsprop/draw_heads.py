@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bearings.evidence.figures import WIDTH, colour
+from bearings.stages.panels import get, legend, said_missing
 from bearings.stages.read import ModelRun
 from bearings.studies.obsprop.common import TASKS
-from bearings.studies.obsprop.draw_panels import Runs, get, legend, pairs, said, said_missing
+from bearings.studies.obsprop.draw_panels import Runs, pairs, said
 from bearings.studies.obsprop.measure_agreement import norms
 from bearings.studies.obsprop.measure_patching import TOP, effects
 

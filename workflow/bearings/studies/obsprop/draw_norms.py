@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, colour
+from bearings.stages.panels import TWIN, get, legend, said_missing, there, title
 from bearings.stages.read import ModelRun
-from bearings.studies.obsprop.draw_panels import TWIN, Runs, get, legend, paper, said_missing, there, title
+from bearings.studies.obsprop.draw_panels import Runs, paper
 from bearings.studies.obsprop.theorem import bound, expected_angle
 
 WIDTHS = re.compile(r"ln\.theorem\.d(\d+)\.angle")

@@ -7,15 +7,13 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from bearings.evidence.figures import bar_with_interval, colour
+from bearings.stages.panels import TWIN
 from bearings.stages.read import ModelRun
 
 Runs = Sequence[ModelRun]
-NOTHING: Mapping[str, Any] = {"value": None, "low": None, "high": None}
-TWIN = "-twin"
 PUBLISHED_MODEL = "gpt-neo-1.3b"
 # As in `claims.yaml`, which a test holds against these: measure -> value of the paper's model.
 PAPER: Mapping[str, float] = {
@@ -39,18 +37,6 @@ PAPER: Mapping[str, float] = {
 }
 
 
-def get(run: ModelRun | None, name: str) -> Mapping[str, Any]:
-    return NOTHING if run is None else run.measures.get(name, NOTHING)
-
-
-def there(run: ModelRun | None, measure: str) -> bool:
-    return get(run, measure)["value"] is not None
-
-
-def title(run: ModelRun) -> str:
-    return f"{run.name.removesuffix(TWIN)}: untrained twin" if run.name.endswith(TWIN) else run.name
-
-
 def pairs(runs: Runs) -> list[tuple[ModelRun, ModelRun | None]]:
     """Every model with its untrained twin; a twin whose model is not among the runs stands alone."""
     named = {run.name: run for run in runs}
@@ -71,24 +57,6 @@ def said(measure: Mapping[str, Any], digits: int = 2) -> str:
     if measure["low"] is None or measure["high"] is None:
         return text
     return f"{text} [{measure['low']:.{digits}f}, {measure['high']:.{digits}f}]"
-
-
-def said_missing(axes: Axes, why: str | None, width: int = 30) -> None:
-    """Write that a panel is empty and why; axes may be shared, so ticks are hidden and not taken away."""
-    lines = ["not measurable", *wrap(why or "not measured", width)]
-    axes.text(0.5, 0.5, "\n".join(lines), transform=axes.transAxes, ha="center", va="center", fontsize=8)
-    axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    axes.grid(False)
-
-
-def wrap(text: str, width: int) -> list[str]:
-    lines, line = [], ""
-    for word in text.split():
-        if line and len(line) + len(word) > width:
-            lines, line = [*lines, line], ""
-        line = f"{line} {word}".strip()
-    return [*lines, line]
 
 
 def bar(
@@ -123,13 +91,3 @@ def twin_patches() -> dict[str, Artist]:
     """Legend entries of a model's bars and its twin's."""
     grey = {"facecolor": "#AAAAAA", "edgecolor": "white", "linewidth": 0}
     return {"trained": Patch(**grey), "untrained twin": Patch(hatch="////", alpha=0.6, **grey)}
-
-
-def legend(figure: Figure, columns: int, more: Mapping[str, Artist] | None = None) -> None:
-    """One legend below the panels, with every name once."""
-    named: dict[str, Artist] = dict(more or {})
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        named |= {label: h for h, label in zip(handles, labels, strict=True) if label not in named}
-    if named:
-        figure.legend(named.values(), named, loc="outside lower center", ncols=columns, fontsize=8)

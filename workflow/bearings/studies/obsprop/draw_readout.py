@@ -10,20 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH
+from bearings.stages.panels import TWIN, get, legend, said_missing, there
 from bearings.stages.read import ModelRun
 from bearings.studies.obsprop.draw_panels import (
-    TWIN,
     Runs,
     bar,
-    get,
-    legend,
     pairs,
     paper,
     published_dash,
     quantile_tick,
     said,
-    said_missing,
-    there,
     twin_patches,
 )
 

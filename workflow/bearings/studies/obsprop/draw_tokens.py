@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, colour
+from bearings.stages.panels import get, said_missing
 from bearings.stages.read import ModelRun
-from bearings.studies.obsprop.draw_panels import Runs, get, pairs, said_missing
+from bearings.studies.obsprop.draw_panels import Runs, pairs
 
 OBSERVABLES = {"n_subj": "subject pronoun", "n_obj": "object pronoun", "n_bias": "occupations"}
 # The feature that is shown of an observable: the published path's, or else that of the best single head.

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bearings.evidence.figures import WIDTH, bar_with_interval, colour, interval_line, published_mark
+from bearings.stages.panels import get, there, title, wrap
 from bearings.stages.read import ModelRun
 
 Runs = Sequence[ModelRun]
@@ -26,7 +27,6 @@ NAMES = {
     "random": "random direction",
 }
 ONE_DIM = ("mean_diff", "kmeans", "logistic", "pca", "das")
-NOTHING: Mapping[str, Any] = {"value": None, "low": None, "high": None}
 
 
 def draw(figure: str, runs: Runs, settings: Mapping[str, Any]) -> Figure:
@@ -34,21 +34,9 @@ def draw(figure: str, runs: Runs, settings: Mapping[str, Any]) -> Figure:
     return FIGURES[figure](runs, settings["direction"])
 
 
-def _get(run: ModelRun, name: str) -> Mapping[str, Any]:
-    return run.measures.get(name, NOTHING)
-
-
-def _is_twin(run: ModelRun) -> bool:
-    return run.name.endswith("-twin")
-
-
-def _title(run: ModelRun) -> str:
-    return f"{run.name[:-5]}: untrained twin" if _is_twin(run) else run.name
-
-
 def _columns(runs: Runs, height: float, probe: str = "", **options) -> tuple[Figure, list[Axes]]:
     """One panel per run, side by side; a run that has not the measure `probe` gets a narrow one."""
-    ratios = [1.0 if not probe or _there(run, probe) else 0.4 for run in runs]
+    ratios = [1.0 if not probe or there(run, probe) else 0.4 for run in runs]
     figure, axes = plt.subplots(
         1, len(runs), figsize=(WIDTH * 1.5, height), squeeze=False, width_ratios=ratios, **options
     )
@@ -59,20 +47,16 @@ def _grid(
     runs: Runs, columns: int, width: float, height: float, probe: str, **options
 ) -> tuple[Figure, np.ndarray]:
     """One row of panels per run, one below the other; a run that has not the measure `probe` gets a low one."""
-    ratios = [1.0 if _there(run, probe) else 0.35 for run in runs]
+    ratios = [1.0 if there(run, probe) else 0.35 for run in runs]
     size = (WIDTH * width, height * sum(ratios) + 0.4)
     return plt.subplots(len(runs), columns, figsize=size, squeeze=False, height_ratios=ratios, **options)
 
 
-def _there(run: ModelRun, measure: str) -> bool:
-    return _get(run, measure)["value"] is not None
-
-
 def _said_missing(axes: Axes, run: ModelRun, measure: str) -> None:
     """Write why a panel is empty, in the panel; axes may be shared, so ticks are hidden and not taken away."""
-    why = _get(run, measure).get("reason") or "not measured"
+    why = get(run, measure).get("reason") or "not measured"
     axes.text(
-        0.5, 0.5, "\n".join(_wrap(why, 30)), transform=axes.transAxes, ha="center", va="center", fontsize=8
+        0.5, 0.5, "\n".join(wrap(why, 30)), transform=axes.transAxes, ha="center", va="center", fontsize=8
     )
     axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
@@ -87,15 +71,6 @@ def _legend(panels: Sequence[Axes], **options) -> None:
             return
 
 
-def _wrap(text: str, width: int = 38) -> list[str]:
-    lines, line = [], ""
-    for word in text.split():
-        if len(line) + len(word) > width:
-            lines, line = [*lines, line], ""
-        line = f"{line} {word}".strip()
-    return [*lines, line]
-
-
 def _layers(run: ModelRun) -> list[int]:
     return sorted({int(k.rsplit("/", 1)[1]) for k in run.directions["random"]})
 
@@ -108,12 +83,12 @@ def _directions(runs: Runs, fitted: str) -> Figure:
         if not _layers(run):
             for panel in (top, bottom):
                 _said_missing(panel, run, "directions.similarity.lowest")
-            top.set_title(_title(run))
+            top.set_title(title(run))
             continue
-        at = _get(run, "directions.similarity.layer")["value"]
+        at = get(run, "directions.similarity.layer")["value"]
         pairs = [[(a, b) for b in ONE_DIM] for a in ONE_DIM]
         cosine = {
-            (a, b): _get(run, f"directions.cosine.{a}.{b}.{at}")["value"] for row in pairs for a, b in row
+            (a, b): get(run, f"directions.cosine.{a}.{b}.{at}")["value"] for row in pairs for a, b in row
         }
         grid = np.array([[1.0 if a == b else cosine[a, b] for a, b in row] for row in pairs], dtype=float)
         top.imshow(grid, vmin=0, vmax=1, cmap="cividis")
@@ -125,12 +100,12 @@ def _directions(runs: Runs, fitted: str) -> Figure:
         top.set_xticks(range(len(ticks)), ticks, rotation=30, ha="right")
         top.set_yticks(range(len(ticks)), ticks)
         top.grid(False)
-        top.set_title(f"{_title(run)}\nabs cosine of two methods, layer {at}", fontsize=9)
+        top.set_title(f"{title(run)}\nabs cosine of two methods, layer {at}", fontsize=9)
         layers = _layers(run)
         for m in ONE_DIM:
-            found = [_get(run, f"directions.accuracy.{m}.layer{x}") for x in layers]
+            found = [get(run, f"directions.accuracy.{m}.layer{x}") for x in layers]
             interval_line(bottom, layers, found, m, NAMES[m])
-        shuffled = [_get(run, f"directions.accuracy.shuffled.layer{x}") for x in layers]
+        shuffled = [get(run, f"directions.accuracy.shuffled.layer{x}") for x in layers]
         interval_line(bottom, layers, shuffled, "random", "shuffled labels")
         bottom.set(ylim=(0, 105), xlabel="layer (residual entering the block)", xticks=layers)
         bottom.set_ylabel("unseen adjectives on\nthe right side (%)" if j == 0 else "")
@@ -147,13 +122,13 @@ def _patching(runs: Runs, fitted: str) -> Figure:
     )
     figure, axes = _grid(runs, 3, 1.5, 2.8, "patching.toy.das.rec")
     for i, run in enumerate(runs):
-        for j, (name, title) in enumerate(sets):
+        for j, (name, said) in enumerate(sets):
             panel = axes[i, j]
             layers = [x for x in _layers(run) if f"patching.{name}.random.layer{x}.rec" in run.measures]
             if not layers:
                 _said_missing(panel, run, f"patching.{name}.das.rec")
             for m in (*ONE_DIM, "das2d", "random") if layers else ():
-                found = [_get(run, f"patching.{name}.{m}.layer{x}.rec") for x in layers]
+                found = [get(run, f"patching.{name}.{m}.layer{x}.rec") for x in layers]
                 interval_line(panel, layers, found, m, NAMES[m])
             if layers and name == "toy":
                 published_mark(panel, 109.8, label="paper, DAS:")
@@ -162,7 +137,7 @@ def _patching(runs: Runs, fitted: str) -> Figure:
             if layers:
                 panel.axhline(0, color="black", linewidth=0.6)
                 panel.set_xticks(layers)
-            panel.set_title(f"{_title(run)}\n{title}" if j == 0 else f"\n{title}", fontsize=9)
+            panel.set_title(f"{title(run)}\n{said}" if j == 0 else f"\n{said}", fontsize=9)
             if layers:
                 panel.set_xlabel("layer patched")
                 panel.set_ylabel("LD recovered (%)" if j == 0 else "")
@@ -183,15 +158,15 @@ def _ablation(runs: Runs, fitted: str) -> Figure:
     figure, panels = _columns(runs, 3.9, "ablation.published.das.all.above_lost", sharey=True)
     shown = ("das", "das_all", "mean_diff", "random")
     for panel, run in zip(panels, runs, strict=True):
-        panel.set_title(_title(run))
-        if _get(run, "ablation.published.das.all.above_lost")["value"] is None:
+        panel.set_title(title(run))
+        if get(run, "ablation.published.das.all.above_lost")["value"] is None:
             _said_missing(panel, run, "ablation.published.das.all.above_lost")
             continue
         for i, (variant, place) in enumerate(cells):
             for k, m in enumerate(shown):
                 x = i + (k - 1.5) * 0.2
                 label = NAMES[m] if i == 0 else None
-                measure = _get(run, f"ablation.{variant}.{m}.{place}.above_lost")
+                measure = get(run, f"ablation.{variant}.{m}.{place}.above_lost")
                 bar_with_interval(panel, x, measure, m, label, width=0.18)
             if variant == "published":
                 value = 76.1 if place == "all" else 35.7
@@ -214,19 +189,19 @@ def _by_class(runs: Runs, fitted: str) -> Figure:
     }
     figure, panels = _columns(runs, 3.6, "ablation.published.das.all.above_lost", sharey=True)
     for panel, run in zip(panels, runs, strict=True):
-        panel.set_title(_title(run))
-        if _get(run, "ablation.published.das.all.accuracy.positive")["value"] is None:
+        panel.set_title(title(run))
+        if get(run, "ablation.published.das.all.accuracy.positive")["value"] is None:
             _said_missing(panel, run, "ablation.published.das.all.accuracy")
             continue
         for i, (place, frozen) in enumerate(cells):
             for k, (side, hue) in enumerate((("positive", "kmeans"), ("negative", "mean_diff"))):
-                measure = _get(run, f"ablation.published.das.{place}{frozen}.accuracy.{side}")
+                measure = get(run, f"ablation.published.das.{place}{frozen}.accuracy.{side}")
                 x = i + (k - 0.5) * 0.36
                 bar_with_interval(panel, x, measure, hue, f"{side} reviews" if i == 0 else None, width=0.32)
                 mark = published[place, frozen][k]
                 published_mark(panel, mark, x, label="paper" if i + k == 0 else "", width=0.32)
         ticks = [f"{'all positions' if p == 'all' else 'commas'}{', frozen' if f else ''}" for p, f in cells]
-        panel.set_xticks(range(len(cells)), ["\n".join(_wrap(t, 14)) for t in ticks], fontsize=8)
+        panel.set_xticks(range(len(cells)), ["\n".join(wrap(t, 14)) for t in ticks], fontsize=8)
         panel.axhline(0.5, color="black", linewidth=0.6, linestyle=":")
         panel.set_ylim(0, 1.3)
         panel.legend(loc="upper center", ncols=2, fontsize=7)
@@ -254,16 +229,16 @@ def _summary(runs: Runs, fitted: str) -> Figure:
         "neutral": "neutral\ntokens",
     }
     for run, (left, middle, right) in zip(runs, axes, strict=True):
-        left.set_title(f"{_title(run)}\nreviews, direction removed", fontsize=9)
-        if _get(run, "ablation.corrected.das.comma.ld_drop")["value"] is None:
+        left.set_title(f"{title(run)}\nreviews, direction removed", fontsize=9)
+        if get(run, "ablation.corrected.das.comma.ld_drop")["value"] is None:
             _said_missing(left, run, "ablation.corrected.das.comma.ld_drop")
         else:
             there = [
-                p for p in places if _get(run, f"ablation.corrected.das.{p}.ld_drop")["value"] is not None
+                p for p in places if get(run, f"ablation.corrected.das.{p}.ld_drop")["value"] is not None
             ]
             for i, place in enumerate(there):
                 for k, m in enumerate(("das", "das_all")):
-                    measure = _get(run, f"ablation.corrected.{m}.{place}.ld_drop")
+                    measure = get(run, f"ablation.corrected.{m}.{place}.ld_drop")
                     bar_with_interval(
                         left, i + (k - 0.5) * 0.4, measure, m, NAMES[m] if i == 0 else None, width=0.36
                     )
@@ -274,14 +249,14 @@ def _summary(runs: Runs, fitted: str) -> Figure:
             left.legend(fontsize=7)
         middle.set_title("mood stories, values flipped", fontsize=9)
         right.set_title("irrelevant text in between", fontsize=9)
-        if _get(run, "mood.phrase.all.change")["value"] is None:
+        if get(run, "mood.phrase.all.change")["value"] is None:
             for panel in (middle, right):
                 _said_missing(panel, run, "mood.phrase.all.change")
             continue
         shown = [g for g in groups if f"mood.{g}.all.change" in run.measures]
         for i, group in enumerate(shown):
             hue = "random" if group == "neutral" else "das"
-            bar_with_interval(middle, i, _get(run, f"mood.{group}.all.change"), hue)
+            bar_with_interval(middle, i, get(run, f"mood.{group}.all.change"), hue)
         for group, value in (("comma", -37.4), ("phrase_and_punctuation", -75)):
             if group in shown:
                 published_mark(middle, value, shown.index(group), label="paper", width=0.8)
@@ -291,7 +266,7 @@ def _summary(runs: Runs, fitted: str) -> Figure:
         lengths = sorted(
             int(k.rsplit(".", 1)[1]) for k in run.measures if k.startswith("mood.distance.ratio.")
         )
-        found = [_get(run, f"mood.distance.ratio.{n}") for n in lengths]
+        found = [get(run, f"mood.distance.ratio.{n}") for n in lengths]
         interval_line(right, lengths, found, "das", "measured")
         right.plot(
             [0, 10, 18, 22],
@@ -317,9 +292,9 @@ def _circuit(runs: Runs, fitted: str) -> Figure:
     )
     for run, panels in zip(runs, axes, strict=True):
         rows = run.outcomes["circuit"]
-        for panel, title in zip(panels, titles, strict=True):
-            panel.set_title(f"{_title(run)}\n{title}" if title == titles[0] else title, fontsize=9)
-        if _get(run, "circuit.circuit.rec")["value"] is None:
+        for panel, said in zip(panels, titles, strict=True):
+            panel.set_title(f"{title(run)}\n{said}" if said == titles[0] else said, fontsize=9)
+        if get(run, "circuit.circuit.rec")["value"] is None:
             for panel in panels:
                 _said_missing(panel, run, "circuit.circuit_minus_random.rec")
             continue
@@ -336,7 +311,7 @@ def _circuit(runs: Runs, fitted: str) -> Figure:
         _heads(figure, panels[2], write, "RdBu_r", "length along it", centred=True)
         for i, kind in enumerate(("circuit", "complement", "random")):
             bar_with_interval(
-                panels[3], i, _get(run, f"circuit.{kind}.rec"), "random" if kind == "random" else "das"
+                panels[3], i, get(run, f"circuit.{kind}.rec"), "random" if kind == "random" else "das"
             )
         panels[3].set_xticks(range(3), ["circuit", "all\nothers", "random\nsets"])
         panels[3].set_ylabel("LD recovered, unseen words (%)", fontsize=8)
@@ -365,7 +340,7 @@ def _neurons(runs: Runs, fitted: str) -> Figure:
     bins = np.linspace(-1, 1, 81)
     for panel, run in zip(panels, runs, strict=True):
         rows = run.outcomes["neurons"]
-        panel.set_title(_title(run))
+        panel.set_title(title(run))
         if rows.empty:
             _said_missing(panel, run, "neurons.largest")
             continue
@@ -399,7 +374,7 @@ def _negation(runs: Runs, fitted: str) -> Figure:
     figure, panels = _columns(runs, 3.4, sharey=True)
     for panel, run in zip(panels, runs, strict=True):
         rows = run.outcomes["negation"]
-        panel.set_title(_title(run))
+        panel.set_title(title(run))
         if rows.empty:
             _said_missing(panel, run, "negation.fitted.share")
             continue
@@ -432,14 +407,14 @@ def _steering(runs: Runs, fitted: str) -> Figure:
     """Positive minus negative words of the continuations against the strength of the added direction."""
     figure, panels = _columns(runs, 3.2, sharey=True)
     for panel, run in zip(panels, runs, strict=True):
-        panel.set_title(_title(run))
+        panel.set_title(title(run))
         head = "steering.fitted.score."
         strengths = sorted(float(k.removeprefix(head)) for k in run.measures if k.startswith(head))
         if not strengths:
             _said_missing(panel, run, "steering.fitted.spearman")
             continue
         for m, hue in (("fitted", fitted), ("random", "random")):
-            found = [_get(run, f"steering.{m}.score.{c:g}") for c in strengths]
+            found = [get(run, f"steering.{m}.score.{c:g}") for c in strengths]
             interval_line(
                 panel, strengths, found, hue, "a random direction" if hue == "random" else NAMES[hue]
             )
