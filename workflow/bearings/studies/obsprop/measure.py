@@ -58,7 +58,9 @@ NOT_EVERYWHERE = {
         ),
         "code",
     ),
-    "tokens.n_bias.6_6.top_female_share": "text",
+    **dict.fromkeys(
+        (f"tokens.{name}.top_female_share" for name in ("n_bias.6_6", "n_bias.path1", "random")), "text"
+    ),
 }
 
 
