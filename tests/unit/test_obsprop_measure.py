@@ -115,7 +115,7 @@ def test_expectations_have_reasons_and_learning_has_a_control():
             assert alone or c["kind"] != "learning" or "measure" in c["control"], name
     # A claim whose geometry holds on any model must say so, or the twin would spoil it.
     assert expected("embedded")["coupling.top.error"]["kind"] == "identity"
-    assert expected("embedded")["coupling.top.slope"]["kind"] == "learning"
+    assert expected("embedded")["patch.subj.top"]["kind"] == "learning"
 
 
 def test_measures_that_claims_name_are_there(trained):
