@@ -12,6 +12,7 @@ import pytest
 import torch
 from lm_models import D_MODEL, FAMILIES, N_LAYERS, RELATIVE, reference
 from obsprop_models import SETTINGS, inputs, run_dump
+from obsprop_outcomes import outcomes
 
 from bearings.stages.inputs import Inputs
 from bearings.studies.obsprop.debias import debias, divergence, feature, pairs_of
@@ -362,3 +363,11 @@ def test_measures_of_known_tokens():
     assert value["tokens.random.top_female_share"] == 0.125
     assert value["tokens.random.bottom_female_share"] is None
     assert measure_tokens(table.iloc[:0], OPTIONS)["tokens.random.top_male_share"].value is None
+
+
+def test_without_a_gap_there_is_no_share_of_it():
+    """A model that answers both genders alike: shares are missing, not numbers that no file can hold."""
+    table = outcomes()["debias"].assign(positive=1.0, negative=1.0, patched=1.0)
+    found = measure(table, {"seed": 0, "resamples": 20})
+    assert found["debias.gap.random.abs_q95"].value is None
+    assert all(e.value is None or np.isfinite(e.value) for e in found.values())

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bearings.evidence.stats import Estimate, estimate
+from bearings.studies.obsprop.measure_patching import plain
 
 Measures = dict[str, Estimate]
 Options = Mapping[str, Any]
@@ -92,7 +93,8 @@ def _against_random(table: pd.DataFrame, by: Mapping[str, pd.DataFrame], options
         return (shift.mean(axis) - random.mean(axis)) / gap.mean(axis)
 
     return {
-        names[0]: Estimate(float(shares.quantile(0.95)), None, None, len(shares), GAP),
+        # Where both genders get the same answer there is no gap to have a share of.
+        names[0]: plain(shares.quantile(0.95), len(shares), GAP),
         names[1]: estimate(
             above,
             both["shift"],

@@ -40,7 +40,9 @@ def measure(frame: pd.DataFrame, options: Options) -> Measures:
 
 
 def _number(value: float, n: int = 1, unit: str = "", reason: str = "") -> Estimate:
-    """What is computed and not sampled: no interval."""
+    """What is computed and not sampled: no interval. One that is not finite is missing."""
+    if not np.isfinite(value):
+        return Estimate.missing("the number is undefined", n, unit)
     return Estimate(float(value), None, None, int(n), unit, reason)
 
 
