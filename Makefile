@@ -1,5 +1,5 @@
 # `make` installs the pinned packages into .venv and rebuilds everything; `make test` and `make lint` check it.
-.PHONY: all run install test test-fast lint readme clean
+.PHONY: all run install test test-fast lint bench readme clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
+
+# Speed against the libraries, one thread, in minutes: results/bench.json and results/bench.md.
+bench: $(VENV)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=workflow:tests/unit python tests/perf/bench_sweep.py results
 
 # The table in README.md, from results/claims.json.
 readme: $(VENV)/.installed

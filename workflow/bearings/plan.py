@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bearings.config import WORKFLOW, ConfigError, check_settings, merge, plain, read_yaml, shown, validate
+from bearings.evidence.each import expand
 from bearings.lm.hub import ModelDirError, check_model_dir
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -84,7 +85,7 @@ def known_studies() -> list[str]:
 
 def claims_of(study: str) -> list[dict[str, Any]]:
     """The claims a study registers."""
-    return read_yaml(WORKFLOW / f"bearings/studies/{study}/claims.yaml")["claims"]
+    return expand(read_yaml(WORKFLOW / f"bearings/studies/{study}/claims.yaml")["claims"])
 
 
 def manifest(study: str) -> dict[str, Any]:
@@ -247,9 +248,10 @@ def _check_layers(study: str, settings: Mapping[str, Any], name: str, model: Mod
         if every or not (key == "layers" or key.endswith(("_layer", "_layers"))):
             continue
         layers = value if isinstance(value, list) else [value]
-        wrong = [x for x in layers if not (_is_layer(x, n_layers) or (key != "layers" and _is_share(x)))]
+        wrong = [x for x in layers if not (_is_layer(x, n_layers) or _is_share(x))]
         if wrong or not layers:
-            allowed = "'all' or layers" if key == "layers" else "shares of the depth (0.0 to 1.0) or layers"
+            allowed = "shares of the depth (0.0 to 1.0) or layers"
+            allowed = f"'all', {allowed}" if key == "layers" else allowed
             raise ConfigError(
                 f"config: key 'settings.{study}.{key}' holds {shown(wrong or layers)}; allowed: {allowed} 0 to "
                 f"{n_layers} of {name}"
@@ -275,7 +277,7 @@ def at_depth(settings: Mapping[str, Any], n_layers: int) -> dict[str, Any]:
 
     out = {}
     for key, value in settings.items():
-        if key.endswith("_layers") and isinstance(value, list):
+        if (key == "layers" or key.endswith("_layers")) and isinstance(value, list):
             value = list(dict.fromkeys(map(layer, value)))
         out[key] = layer(value) if key.endswith("_layer") else value
     return out

@@ -21,7 +21,10 @@ ROOT = PLAN.root
 RUN = {"scale": PLAN.scale, "seed": PLAN.seed}
 WORLDS = [m.name for m in PLAN.models.values() if m.source == "world"]
 TWINS = [m.name for m in PLAN.models.values() if m.source == "twin"]
-EVERY = {key: {i for s in PLAN.studies.values() for i in s.manifest[key]} for key in ("sets", "methods")}
+EVERY = {
+    key: {i for s in PLAN.studies.values() for i in s.manifest.get(key, ())}
+    for key in ("sets", "methods", "saes")
+}
 
 
 def one_of(names):
@@ -34,6 +37,7 @@ wildcard_constraints:
     study=one_of(PLAN.studies),
     set=one_of(EVERY["sets"]),
     method=one_of(EVERY["methods"]),
+    kind=one_of(EVERY["saes"]),
     experiment=one_of(e for s in PLAN.studies.values() for e in s.manifest["experiments"]),
     figure=one_of(f for s in PLAN.studies.values() for f in s.manifest["figures"]),
 
@@ -56,6 +60,7 @@ def study_digest(stage):
 STAGE_SCRIPTS = {
     "prompts": "prompts",
     "fit": "directions",
+    "saes": "saes",
     "intervene": "interventions",
     "measure": "measures",
     "draw": "figures",
@@ -113,6 +118,12 @@ def review_sizes():
     return {split: max(a.get(split, 0) for a in asked) for split in ("train", "dev", "test")}
 
 
+def text_settings():
+    """How much running text the world writes, and of which families: as a study asks for it."""
+    asked = [s.settings["prompts"].get("texts") for s in PLAN.studies.values()]
+    return next((a for a in asked if a and a["documents"]), {"documents": 0, "mixture": {}})
+
+
 def knows(wildcards):
     """A model of the world is used only once it has been shown to know what the study needs."""
     made = PLAN.models[wildcards.model].source == "world"
@@ -159,11 +170,11 @@ def max_tokens(wildcards):
     return PLAN.settings(wildcards.study, wildcards.model)["max_tokens"]
 
 
-def of_study(kind, key, suffix):
+def of_study(kind, key, suffix=""):
     """Every file of one kind that a study has for one model."""
 
     def of(wildcards):
-        names = PLAN.studies[wildcards.study].manifest[key]
+        names = PLAN.studies[wildcards.study].manifest.get(key, ())
         return [f"{ROOT}/{kind}/{wildcards.model}/{wildcards.study}/{n}{suffix}" for n in names]
 
     return of

@@ -24,3 +24,30 @@ rule directions:
         threads=PLAN.threads,
     script:
         "../scripts/directions.py"
+
+
+# Sparse autoencoders of one kind, in sae-lens's format: trained from the dumps, or released ones, pinned and verified.
+rule saes:
+    input:
+        model=model_directory,
+        knows=knows,
+        prompts=of_study("prompts", "sets", ".parquet"),
+        activations=of_study("activations", "dumps", ".parquet"),
+    output:
+        directory(f"{ROOT}/saes/{{model}}/{{study}}/{{kind}}"),
+    log:
+        f"logs/{ROOT}/saes/{{model}}/{{study}}/{{kind}}.log",
+    benchmark:
+        f"benchmarks/{ROOT}/saes/{{model}}/{{study}}/{{kind}}.tsv"
+    conda:
+        "../../envs/bearings.yaml"
+    resources:
+        mem_mb=2000,
+    params:
+        source=study_digest("saes"),
+        run=RUN,
+        settings=settings("saes"),
+        processing=processing,
+        threads=PLAN.threads,
+    script:
+        "../scripts/saes.py"

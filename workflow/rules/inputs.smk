@@ -14,6 +14,7 @@ rule world:
                 "python.jsonl",
             )
         ],
+        texts=f"{ROOT}/world/texts.jsonl",
     log:
         f"logs/{ROOT}/world.log",
     benchmark:
@@ -24,6 +25,7 @@ rule world:
         source=digest("world"),
         run=RUN,
         sizes=review_sizes(),
+        texts=text_settings(),
     script:
         "../scripts/world.py"
 

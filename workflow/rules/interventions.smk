@@ -6,6 +6,7 @@ rule interventions:
         prompts=of_study("prompts", "sets", ".parquet"),
         activations=of_study("activations", "dumps", ".parquet"),
         directions=of_study("directions", "methods", ".safetensors"),
+        saes=of_study("saes", "saes"),
     output:
         f"{ROOT}/interventions/{{model}}/{{study}}/{{experiment}}.parquet",
     log:

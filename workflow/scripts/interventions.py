@@ -1,6 +1,7 @@
 """One experiment of a study on one model: an outcome per prompt and condition."""
 
 import importlib
+from pathlib import Path
 
 from _job import job
 
@@ -24,13 +25,14 @@ with job(snakemake) as log:
         settings=p.settings,
         seed=p.run["seed"],
         model=model,
+        saes={Path(folder).name: Path(folder) for folder in source.saes},
     )
     table = study.intervene(w.experiment, inputs)
     made = describe(
         snakemake.output[0],
         "outcomes",
         run=p.run,
-        inputs=[source.model, *source.prompts, *source.activations, *source.directions],
+        inputs=[source.model, *source.prompts, *source.activations, *source.directions, *source.saes],
         settings={**p.settings, "threads": p.threads},
         packages=("numpy", "pyarrow", "torch", "transformers", "transformer-lens"),
     )

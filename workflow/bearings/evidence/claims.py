@@ -13,8 +13,16 @@ from typing import Any
 import jsonschema
 import yaml
 
+from bearings.evidence.each import expand
+
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas/claims.schema.yaml"
-STAGES = {"experiments": "interventions", "methods": "directions", "dumps": "activations", "sets": "prompts"}
+STAGES = {
+    "experiments": "interventions",
+    "methods": "directions",
+    "saes": "saes",
+    "dumps": "activations",
+    "sets": "prompts",
+}
 NEAR_ENDS = ("at_least", "at_most", "between")
 
 
@@ -34,7 +42,7 @@ class StudyClaims:
 
     def stage_of(self, job: str | None) -> str | None:
         """The stage of the pipeline that runs a claim's job."""
-        return next((stage for key, stage in STAGES.items() if job in self.manifest[key]), None)
+        return next((stage for key, stage in STAGES.items() if job in self.manifest.get(key, ())), None)
 
 
 @cache
@@ -62,6 +70,11 @@ def parse_claims(raw: Any, where: str) -> StudyClaims:
     """Check a parsed `claims.yaml`; `where` names it in errors. Raises `ClaimsError`."""
     study = raw.get("study") if isinstance(raw, dict) else None
     where = f"{where}: study {study!r}" if isinstance(study, str) else where
+    if isinstance(raw, dict):
+        try:
+            raw = {**raw, "claims": expand(raw["claims"])} if "claims" in raw else raw
+        except ValueError as error:
+            raise ClaimsError(f"{where}: {error}") from None
     errors = sorted(_validator().iter_errors(raw), key=lambda e: [str(x) for x in e.absolute_path])
     for error in errors[:1]:
         raise ClaimsError(f"{where}: {_place(raw, list(error.absolute_path))}{_said(error)}")
@@ -94,7 +107,7 @@ def _faults(raw: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
     """What a schema cannot say: names that point nowhere, empty bands, numbers that are none."""
     twice = [name for name, k in Counter(c["id"] for c in raw["claims"]).items() if k > 1]
     manifest = raw["manifest"]
-    jobs = {name for key in STAGES for name in manifest[key]}
+    jobs = {name for key in STAGES for name in manifest.get(key, ())}
     for name in sorted(set(manifest["dumps"]) - set(manifest["sets"])):
         yield ["manifest", "dumps"], f"{name!r} is not in 'manifest.sets'"
     for name in sorted(set(manifest.get("predictions", ())) - set(manifest["dumps"])):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,9 @@ from bearings.stages.prompts import Prompt
 from bearings.store.tables import as_ndarray, tensor_column, tensor_field
 
 MEAN = ".mean"
+RESID = "resid."
+# Columns that say where a row stands.
+PLACES = ("prompt", "name", "position")
 
 
 def dump_schema(
@@ -35,7 +39,7 @@ def dump_schema(
         *([pa.field("predicted", pa.int32())] if predict else []),
     ]
     chosen = range(n_layers + 1) if layers is None else sorted(layers)
-    return pa.schema(fields + [tensor_field(f"resid.{layer}", (d_model,)) for layer in chosen])
+    return pa.schema(fields + [tensor_field(f"{RESID}{layer}", (d_model,)) for layer in chosen])
 
 
 def dump(
@@ -61,35 +65,71 @@ def dump(
     for _, batch in in_batches(model, prompts, max_tokens):
         resid = forward(model, batch.prepared, keep=keep).resid
         width = batch.mask.shape[1]
-        rows = [row for i, p in enumerate(batch.prompts) for name in names for row in _rows(i, p, name)]
-        if not rows:
+        rows = _rows(batch.prompts, names)
+        if not len(rows.prompt):
             continue
-        plain = [pa.array([r[k] for r in rows], schema.field(k - 1).type) for k in (1, 2, 3, 4)]
-        sizes = [len(r[5]) for r in rows]
-        row = [r[0] for r in rows for _ in r[5]]
-        column = [width - len(batch.prompts[r[0]].ids) + at for r in rows for at in r[5]]
+        lengths = np.array([len(p.ids) for p in batch.prompts])
+        column = width - lengths[rows.owner] + rows.at
+        # Where a row's tokens end; a row of a position that is no mean has one.
+        last = np.cumsum(rows.sizes) - 1
+        tokens = batch.prepared.tokens.ids.cpu().numpy()[rows.owner, column][last]
+        plain = [
+            pa.array(rows.prompt, pa.int32()),
+            pa.array(names, pa.string()).take(pa.array(rows.name)),
+            pa.array(np.where(rows.mean, -1, rows.at[last]), pa.int32()),
+            pa.array(np.where(rows.mean, -1, tokens), pa.int32()),
+        ]
         if predict:
-            last = [end - 1 for end in accumulate(sizes)]
-            there = resid[model.n_layers][[row[k] for k in last], [column[k] for k in last]]
+            there = resid[model.n_layers][rows.owner[last], column[last]]
             tops = weights.logits(model, there).argmax(-1).cpu().numpy()
-            tops = np.where([r[3] < 0 for r in rows], -1, tops)
-            plain.append(pa.array(tops, pa.int32()))
-        values = (resid[layer][row, column].float().cpu().numpy() for layer in chosen)
-        tensors = [tensor_column(_means(x, sizes)) for x in values]
+            plain.append(pa.array(np.where(rows.mean, -1, tops), pa.int32()))
+        values = (resid[layer][rows.owner, column].float().cpu().numpy() for layer in chosen)
+        tensors = [tensor_column(_means(x, rows.sizes)) for x in values]
         yield pa.Table.from_arrays([*plain, *tensors], schema=schema)
 
 
-def _rows(i: int, prompt: Prompt, name: str) -> list[tuple]:
-    """(i, prompt id, name, index, token, indices that are averaged) of each row of one position of a prompt."""
-    where = prompt.positions.get(name.removesuffix(MEAN), ())
-    if name.endswith(MEAN):
-        return [(i, prompt.id, name, -1, -1, where)] if where else []
-    return [(i, prompt.id, name, at, prompt.ids[at], (at,)) for at in where]
+class Rows(NamedTuple):
+    """Rows [n] of a dump and the tokens [t] they are read at, row by row.
+
+    `prompt` ids, `name` index of the position's name, `mean` whether it is one, `sizes` number of tokens; `owner`
+    index of the prompt and `at` of the token.
+    """
+
+    prompt: np.ndarray
+    name: np.ndarray
+    mean: np.ndarray
+    sizes: np.ndarray
+    owner: np.ndarray
+    at: np.ndarray
 
 
-def _means(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def _rows(prompts: Sequence[Prompt], names: Sequence[str]) -> Rows:
+    """Rows in the order (prompt, name, index): each token of a position is one, all of them together one mean."""
+    places = [(i, k, _where(p, name)) for i, p in enumerate(prompts) for k, name in enumerate(names)]
+    places = [place for place in places if place[2]]
+    owner = np.array([i for i, _, _ in places], dtype=np.int64)
+    name = np.array([k for _, k, _ in places], dtype=np.int64)
+    tokens = np.array([len(where) for _, _, where in places], dtype=np.int64)
+    mean = np.array([n.endswith(MEAN) for n in names], dtype=bool)[name]
+    count = np.where(mean, 1, tokens)
+    ids = np.array([p.id for p in prompts], dtype=np.int32)
+    return Rows(
+        np.repeat(ids[owner], count),
+        np.repeat(name, count),
+        np.repeat(mean, count),
+        np.repeat(np.where(mean, tokens, 1), count),
+        np.repeat(owner, tokens),
+        np.fromiter(chain.from_iterable(where for _, _, where in places), np.int64, tokens.sum()),
+    )
+
+
+def _where(prompt: Prompt, name: str) -> Sequence[int]:
+    return prompt.positions.get(name.removesuffix(MEAN), ())
+
+
+def _means(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Means [len(sizes), d_model] over runs of rows of values [sum(sizes), d_model], summed in double precision."""
-    if max(sizes) == 1:
+    if sizes.max() == 1:
         return values
     runs = np.split(values, np.cumsum(sizes)[:-1])
     return np.stack([run.mean(0, dtype=np.float64).astype(values.dtype) for run in runs])
@@ -99,13 +139,15 @@ def _means(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 class Dump:
     """A dump in memory: `prompt` [n] ids, `name` [n], and `resid` by layer [n, d_model], float32.
 
-    `predicted` [n] are the tokens that the model puts next, where the dump was made with them.
+    `predicted` [n] are the tokens that the model puts next, where the dump was made with them; `position` [n] the
+    indices of the rows' tokens in their prompts, -1 for a mean.
     """
 
     prompt: np.ndarray
     name: np.ndarray
     resid: dict[int, np.ndarray]
     predicted: np.ndarray | None = None
+    position: np.ndarray | None = None
 
     @cached_property
     def rows(self) -> dict[tuple[int, str], list[int]]:
@@ -139,10 +181,11 @@ class Dump:
 
 def load_dump(table: pa.Table) -> Dump:
     """The arrays of a dump's table, as `store.tables.read_table` returned it."""
-    layers = sorted(int(c.split(".")[1]) for c in table.column_names if c.startswith("resid."))
+    layers = sorted(int(c.removeprefix(RESID)) for c in table.column_names if c.startswith(RESID))
     return Dump(
         np.asarray(table["prompt"]),
         np.asarray(table["name"].to_pylist(), dtype=object),
-        {layer: as_ndarray(table[f"resid.{layer}"]) for layer in layers},
+        {layer: as_ndarray(table[f"{RESID}{layer}"]) for layer in layers},
         np.asarray(table["predicted"]) if "predicted" in table.column_names else None,
+        np.asarray(table["position"]),
     )

@@ -1,9 +1,10 @@
-"""What an experiment gets: a model, the study's prompts, dumps and directions, and the settings of its section."""
+"""What an experiment gets: a model, the study's prompts, dumps, directions and SAEs, and its section's settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import pyarrow as pa
 
 from bearings.stages.dumps import Dump
 from bearings.stages.prompts import Prompt
+from bearings.stages.read import layers_of
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Files of one model and study, read. `directions` is method -> "variant/layer" -> vector."""
+    """Files of one model and study, read. `directions` is method -> "variant/layer" -> vector, `saes` kind -> folder."""
 
     prompts: Mapping[str, Sequence[Prompt]]
     dumps: Mapping[str, Dump]
@@ -23,13 +25,13 @@ class Inputs:
     settings: Mapping[str, Any]
     seed: int
     model: Any = None
+    saes: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[int]:
         """Layers the study looks at, 0 to n_layers."""
         chosen = self.settings["layers"]
-        everything = next(iter(self.dumps.values())).layers
-        return everything if chosen == "all" else sorted(chosen)
+        return layers_of(self.dumps) if chosen == "all" else sorted(chosen)
 
 
 class Outcomes:
