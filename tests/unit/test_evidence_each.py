@@ -17,7 +17,8 @@ ENTRY = {
 def test_every_item_gives_an_entry_and_numbers_stay_numbers() -> None:
     first, second = expand([ENTRY])
     assert first == {"id": "k.a", "published": {"value": 0.5, "note": "about 0.5"}, "bands": [[1, 2]]}
-    assert second["id"] == "k.b" and second["published"]["value"] == 2
+    assert second["id"] == "k.b"
+    assert second["published"]["value"] == 2
 
 
 def test_entries_without_a_list_are_as_they_are_and_order_is_kept() -> None:
@@ -37,7 +38,8 @@ def test_entries_without_a_list_are_as_they_are_and_order_is_kept() -> None:
 def test_what_cannot_be_written_out_is_said_in_one_line(change: dict, said: str) -> None:
     with pytest.raises(ValueError, match="claim 'k.{sae}'") as caught:
         expand([ENTRY | change])
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_schema_refuses_what_is_no_list() -> None:

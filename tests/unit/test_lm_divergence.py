@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,11 @@ def test_nothing_before_a_single_changed_position(family, processing):
     assert not found.l2[:, :, :3].any()
     assert torch.equal(found.ce[:, :, :3], base.ce[:, :3].expand(2, -1, -1))
     assert (found.kl[1, :, 3:].mean(0) > 1e-6).all(), "the change must reach the later positions"
+    # Exact also where a stacked product rounds otherwise than the clean one, here a clean pass that is off by 1e-6.
+    off = replace(base, final=base.final * (1 + 1e-6), log_probs=base.log_probs + 1e-6)
+    rounded = effects(m, off, changed, max_tokens=ALL)
+    assert not rounded.kl[:, :, :3].any()
+    assert not rounded.l2[:, :, :3].any()
     # Zero because the model is causal, not only because it is written so.
     for one in changed:
         end = forward(m, base.prepared, start=LAYER, resid=one, stop=N_LAYERS).resid[N_LAYERS]

@@ -305,6 +305,18 @@ def test_ladders_of_the_trained_model_fall_and_of_the_random_one_do_not():
     assert value("ladder.all.feat.inactive.over_covmix.least") == min(everything)
 
 
+def test_the_extreme_of_a_ladder_is_named_and_lies_in_its_interval():
+    least, most = (measured()[f"ladder.local.sae_over_iso.{end}"] for end in ("least", "most"))
+    assert least.reason == "local-4, of 5 SAEs"
+    assert most.reason == "local-0, of 5 SAEs"
+    assert "local-0, of 5 SAEs" in measured()["gate.variance"].reason
+    for kind in LEVELS:
+        # All SAEs of a ladder share this ratio, so that the largest is so by rounding alone.
+        found = measured()[f"ladder.{kind}.theta_recon_over_iso.most"]
+        assert found.value == pytest.approx(0.45 / 0.4, rel=CLOSE)
+        assert found.low < found.value < found.high
+
+
 def test_kinds_are_compared_at_the_same_l0():
     assert value("matched.err.k21.local_over_e2e") == pytest.approx(1 / KIND["e2e"], rel=CLOSE)
     assert value("matched.feat.k51.e2e_ds_over_local") == pytest.approx(KIND["e2e_ds"], rel=CLOSE)
@@ -484,7 +496,6 @@ REFUSED = {
     "'baselines': length 0.2 is not on the grid": lambda: replaced("baselines", "fraction", 0.14, 0.2),
     "'features': two rows for sequence '3', layer 'main'": lambda: twice("features"),
     "'substitute': sequence 4 is not in the table 'clean'": lambda: replaced("substitute", "sequence", 3, 4),
-    "'single': sequence 4 is not in the table 'clean'": lambda: replaced("single", "sequence", 3, 4),
     "'errors': SAE 'x' .main. has no row in 'quality'": lambda: replaced("errors", "sae", "local-0", "x"),
     "'quality': kind 'topk'": lambda: changed("quality", kind="topk"),
     "'errors': lists of 'kl' have lengths": lambda: cut("errors"),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 WORLD = ("--configfile", "tests/workflow/reduced.yaml")
 TARGETS = ("sentiment", "results/claims.json")
-STUDIES = ("sentiment", "lrc", "obsprop", "other")  # targets that only name a study's files
+STUDIES = ("sentiment", "lrc", "obsprop", "sensitivity", "other")  # targets that only name a study's files
 SEED = "results/embedded/seed-0"
 # What two runs must agree on, byte by byte; claims.json is compared apart from the time it was made.
 SAME = (

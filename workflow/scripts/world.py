@@ -1,4 +1,4 @@
-"""The world's data in the formats of the papers' own: a table of reviews, relations, what is asked of people, and running text."""
+"""The world's data in the formats of the papers' own: a table of reviews, relations, questions, running text."""
 
 from pathlib import Path
 

@@ -65,6 +65,21 @@ COLOURS: Mapping[str, str] = {
     "twin": "#BBBBBB",
     "published": OKABE_ITO["black"],
     "clean": OKABE_ITO["sky"],
+    "iso": OKABE_ITO["grey"],
+    "cov_mixture": OKABE_ITO["blue"],
+    "cov_difference": OKABE_ITO["sky"],
+    "real_mixture": OKABE_ITO["green"],
+    "real_difference": "#7FCDB3",
+    "zero": "#555555",
+    "norm_only": "#8A7A00",
+    # Kinds of SAE, in which their errors and reconstructions are drawn too.
+    "local": OKABE_ITO["vermilion"],
+    "e2e": OKABE_ITO["purple"],
+    "e2e_ds": OKABE_ITO["orange"],
+    # Classes of features: one hue, the paler the less a feature fires.
+    "active": "#332288",
+    "inactive": "#6F5FC0",
+    "dead": "#BDB4E2",
 }
 # A published value stays legible on top of a bar and its interval.
 ON_TOP: Mapping[str, Any] = {

@@ -26,8 +26,12 @@ class Paired:
         if n < 1 or resamples < 1:
             raise ValueError(f"{n} clusters and {resamples} resamples; must be at least one of each")
         drawn = np.random.default_rng([seed, STREAM]).multinomial(n, np.full(n, 1 / n), size=resamples)
-        self.n, self.level = n, level
+        self.n, self.level, self.seed = n, level, seed
         self.counts = np.vstack([np.ones((1, n)), drawn])
+
+    def like(self, n: int) -> Paired:
+        """As many resamples of `n` other clusters."""
+        return self if n == self.n else Paired(n, self.seed, len(self.counts) - 1, self.level)
 
     def means(self, rows: np.ndarray) -> np.ndarray:
         """Means [1 + resamples, k] over clusters of columns [n, k] of cluster means.

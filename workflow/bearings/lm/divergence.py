@@ -138,10 +138,9 @@ def divergence(log_probs: Tensor, probs: Tensor, logits: Tensor, labels: Tensor)
 
 
 def _chunk(model: Model, clean: Clean, prepared: Prepared, chunk: Tensor) -> Tensor:
-    """KL, cross-entropy and distance [3, n, batch, r] of n conditions [n, batch, pos, d] in one pass."""
-    end = forward(model, prepared, start=clean.layer, resid=chunk.flatten(0, 1), stop=model.n_layers).resid[
-        model.n_layers
-    ]
+    """KL, cross-entropy and distance [3, k, batch, r] of k conditions [k, batch, pos, d] in one pass."""
+    n = model.n_layers
+    end = forward(model, prepared, start=clean.layer, resid=chunk.flatten(0, 1), stop=n).resid[n]
     end = end.view(chunk.shape)[:, :, clean.rows]
     l2 = (end - clean.final[:, clean.rows]).norm(dim=-1)
     normed = weights.final_norm(model, end)

@@ -16,6 +16,9 @@ from bearings.lm.forward import ALL, Prepared, Tokens, forward, prepare, repeat
 from bearings.lm.ladder import Trained, check_schedule, finish, new_sae, orders, scale_of
 from bearings.lm.load import Model
 
+# A run is some hundred steps, fewer than the thousand over which Adam's usual 0.999 averages.
+BETAS = (0.9, 0.98)
+
 
 @dataclass(frozen=True)
 class E2eOptions:
@@ -124,7 +127,7 @@ def train_e2e(
     scale = scale_of(flat)
     bias = flat.mean(0) * scale
     saes = [new_sae(flat.shape[1], d_sae, c, bias, seed, options.init_norm) for c in coefficients]
-    optimisers = [torch.optim.Adam(sae.parameters(), lr=options.lr) for sae in saes]
+    optimisers = [torch.optim.Adam(sae.parameters(), lr=options.lr, betas=BETAS, fused=True) for sae in saes]
     steps = options.rows // options.batch_rows
     together = max(1, max_tokens // (options.batch_rows * ids.shape[1]))
     batches = orders(len(ids), options.batch_rows, seed)

@@ -17,7 +17,7 @@ from bearings.stages.read import layers_of
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Files of one model and study, read. `directions` is method -> "variant/layer" -> vector, `saes` kind -> folder."""
+    """Files of one model and study. `directions` is method -> "variant/layer" -> vector, `saes` kind -> folder."""
 
     prompts: Mapping[str, Sequence[Prompt]]
     dumps: Mapping[str, Dump]

@@ -8,7 +8,7 @@ from bearings.lm.divergence import clean
 from bearings.lm.prepare import prepare
 from bearings.stages.inputs import Inputs
 from bearings.studies.sensitivity import curves
-from bearings.studies.sensitivity.common import MAIN, in_rows, layers, lengths, token_batch
+from bearings.studies.sensitivity.common import MAIN, Length, in_rows, layers, lengths, token_batch
 from bearings.studies.sensitivity.draws import DRAWN, FIXED, cosines, draw, pool
 
 # At the other layers only those that claims are about, at the named lengths.
@@ -25,6 +25,9 @@ def baselines(inputs: Inputs) -> pa.Table:
             x = rows.resid[name]
             before = clean(inputs.model, batch, mine.layer, resid=x)
             grid = lengths(inputs.settings, mine.norm, named=name != MAIN)
+            if name == MAIN:
+                # Length 0 must do nothing at all: a control of everything behind it.
+                grid = [Length(0.0, 0.0), *grid]
             for kind in (*DRAWN, *FIXED) if name == MAIN else ASIDE:
                 found = draw(kind, x.numpy(), rows.sequences, mine, inputs.seed)
                 curves.add_curve(

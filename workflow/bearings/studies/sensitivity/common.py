@@ -81,11 +81,16 @@ class Rows:
         return [p.id for p in self.prompts]
 
 
-def in_rows(inputs: Inputs) -> Iterator[Rows]:
-    """The rows that are perturbed, a few at a time, with their cached residuals as torch tensors."""
+def in_rows(inputs: Inputs, most: int | None = None) -> Iterator[Rows]:
+    """The rows that are perturbed, a few at a time, with their cached residuals as torch tensors.
+
+    most: so many of all the study's rows, the perturbed ones first, instead of the split `curve`.
+    """
     import torch
 
     chosen, dump = curve_rows(inputs.prompts), inputs.dumps["rows"]
+    if most is not None:
+        chosen = [p for p in inputs.prompts["rows"] if p.usable][:most]
     size = max(1, inputs.settings["batch_rows"])
     for first in range(0, len(chosen), size):
         some = chosen[first : first + size]
@@ -106,11 +111,13 @@ def token_batch(rows: Rows) -> Any:
 
 def saes(inputs: Inputs, layer: str = MAIN, kinds: Sequence[str] = KINDS) -> list[Any]:
     """The SAEs of one layer, sparsest first within a kind; kinds that this scale has none of are passed over."""
-    from bearings.lm.saes import load_ladder
+    from bearings.lm.saes import check_model, load_sae, read_ladder
 
     at = layers(inputs.settings).get(layer)
-    found = [load_ladder(inputs.saes[kind], inputs.model) for kind in kinds if kind in inputs.saes]
-    return [sae for ladder in found for sae in ladder if sae.layer == at]
+    entries = [entry for kind in kinds if kind in inputs.saes for entry in read_ladder(inputs.saes[kind])]
+    check_model(entries, inputs.model)
+    # Those of the other layers stay on the disk: the published ones have 280 MB each.
+    return [load_sae(entry) for entry in entries if entry.layer == at]
 
 
 class ListTable:

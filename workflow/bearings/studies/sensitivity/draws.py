@@ -87,11 +87,21 @@ def _one(kind: str, x: np.ndarray, sequence: int, pool: Pool, seed: int) -> np.n
     elif kind == "real_difference":
         found = pool.reservoir[_picked(kind, len(x), pool, key)] - x
     elif kind == "real_mixture":
-        picked = _picked(kind, 2 * len(x), pool, key)
-        found = pool.reservoir[picked[::2]] - pool.reservoir[picked[1::2]]
+        found = _pairs(len(x), pool, key)
     else:
         raise ValueError(f"no direction {kind!r}; allowed: {', '.join(DRAWN + FIXED)}")
     return found.astype(np.float32)
+
+
+def _pairs(n: int, pool: Pool, key: tuple[int, ...]) -> np.ndarray:
+    """n differences of rows of the reservoir. Equal rows, which a small vocabulary has, give no direction."""
+    spare = n // 4 + 2
+    picked = _picked("real_mixture", 2 * (n + spare), pool, key)
+    found = pool.reservoir[picked[::2]] - pool.reservoir[picked[1::2]]
+    found = found[found.any(-1)]
+    if len(found) < n:
+        raise ValueError(f"layer {pool.layer}: too many rows of the pool are equal to draw {n} differences")
+    return found[:n]
 
 
 def _picked(kind: str, n: int, pool: Pool, key: tuple[int, ...]) -> np.ndarray:

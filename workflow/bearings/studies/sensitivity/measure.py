@@ -18,6 +18,7 @@ from bearings.studies.sensitivity.measure_curves import CLASSES, curves
 from bearings.studies.sensitivity.measure_drawn import Measures
 from bearings.studies.sensitivity.measure_ladders import ladders
 from bearings.studies.sensitivity.measure_layers import by_layer
+from bearings.studies.sensitivity.measure_matched import matches, order
 from bearings.studies.sensitivity.measure_read import study
 from bearings.studies.sensitivity.measure_setup import saes, setup
 from bearings.studies.sensitivity.measure_single import single
@@ -47,6 +48,8 @@ def measure(inputs: Inputs, outcomes: Mapping[str, pd.DataFrame]) -> Measures:
         **curves(found),
         **substitutions(found),
         **ladders(found),
+        **matches(found),
+        **order(found),
         **by_layer(found),
         **single(found),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +46,27 @@ def combined(statistic: Callable[[np.ndarray], np.ndarray], parts: Sequence[Draw
     """
     known = [p for p in parts if p.values is not None and np.isfinite(p.values[0])]
     if len(known) < least:
-        first = next((p.why for p in parts if p.why), "") or (
-            UNDEFINED if parts else "there are no such SAEs"
-        )
-        return Drawn(None, 0, f"{len(known)} of the {least} needed can be measured: {first}")
+        why = next((p.why for p in parts if p.why), UNDEFINED if parts else "there are none")
+        return Drawn(None, 0, f"{len(known)} of the {least} needed can be measured: {why}")
     with np.errstate(all="ignore"):
         return Drawn(statistic(np.stack([p.values for p in known], -1)), min(p.n for p in known))
+
+
+def extreme(
+    paired: Paired, parts: Mapping[str, Drawn], sign: int, unit: str = "", reason: str = ""
+) -> Estimate:
+    """The statistic of the SAE where it is largest (sign 1), smallest (-1) or furthest from 0 (0), as measured."""
+    known = {s: d for s, d in parts.items() if d.values is not None and np.isfinite(d.values[0])}
+    if not known:
+        return combined(first, list(parts.values())).estimate(paired, unit)
+
+    def height(sae: str) -> float:
+        value = float(known[sae].values[0])
+        return sign * value if sign else abs(value)
+
+    sae = max(known, key=height)
+    which = f"{sae}, of {len(known)} SAEs"
+    return known[sae].estimate(paired, unit, f"{reason}; {which}" if reason else which)
 
 
 def first(values: np.ndarray) -> np.ndarray:

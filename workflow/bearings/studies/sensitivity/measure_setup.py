@@ -10,7 +10,7 @@ from bearings.evidence.stats import Estimate
 from bearings.stages.inputs import Inputs
 from bearings.stages.prompts import Prompt
 from bearings.studies.sensitivity.common import KINDS, MAIN, layers
-from bearings.studies.sensitivity.measure_drawn import Drawn, Measures, combined, first
+from bearings.studies.sensitivity.measure_drawn import Drawn, Measures, combined, extreme, first
 from bearings.studies.sensitivity.measure_study import Study, prefix
 from bearings.studies.sensitivity.measure_tables import together
 from bearings.studies.sensitivity.summaries import entropy, levels, participation, ratio
@@ -49,8 +49,8 @@ def gates(study: Study, inputs: Inputs) -> Measures:
         out[f"{prefix(name)}gate.participation"] = Estimate(
             share, None, None, len(factor), "of the dimensions", NO_INTERVAL
         )
-    local = [explained(study, MAIN, sae) for sae in study.ladders[MAIN]["local"]]
-    out["gate.variance"] = combined(least, local).estimate(study.paired, "share explained")
+    local = {sae: explained(study, MAIN, sae) for sae in study.ladders[MAIN]["local"]}
+    out["gate.variance"] = extreme(study.paired, local, -1, "share explained")
     for kind in KINDS:
         l0 = [level(study, MAIN, sae) for sae in study.ladders[MAIN][kind]]
         out[f"gate.levels.{kind}"] = combined(levels, l0).estimate(study.paired, "levels")
@@ -61,10 +61,6 @@ def scored_tokens(rows: Sequence[Prompt]) -> np.ndarray:
     """Ids [n] of the tokens that are predicted: all but the first of every usable row."""
     ids = [np.asarray(p.ids[1:]) for p in rows if p.usable]
     return np.concatenate(ids) if ids else np.zeros(0, np.int64)
-
-
-def least(values: np.ndarray) -> np.ndarray:
-    return values.min(-1)
 
 
 def level(study: Study, layer: str, sae: str) -> Drawn:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bearings.evidence.stats import Estimate
 from bearings.studies.sensitivity.common import KINDS, MAIN
-from bearings.studies.sensitivity.measure_drawn import Drawn, Measures, combined
+from bearings.studies.sensitivity.measure_drawn import Drawn, Measures, combined, extreme
 from bearings.studies.sensitivity.measure_study import Study
 from bearings.studies.sensitivity.measure_tables import stack
 from bearings.studies.sensitivity.summaries import ratio
@@ -45,19 +45,18 @@ class Single:
             "at": _mean(kl, places == 0),
             "after": _mean(kl, followed & (places > 0)),
         }
+        # More rows are perturbed here than elsewhere, since a single position says little: resampled by themselves.
+        sequences = np.unique(table["sequence"].to_numpy())
+        self.paired = study.paired.like(len(sequences))
         rows = pd.DataFrame(parts).assign(
-            cluster=pd.Index(study.sequences).get_indexer(table["sequence"]),
+            cluster=np.searchsorted(sequences, table["sequence"].to_numpy()),
             sae=table["sae"].to_numpy(),
             variant=table["variant"].to_numpy(),
         )
-        if (rows["cluster"] < 0).any():
-            odd = table["sequence"].to_numpy()[rows["cluster"] < 0][0]
-            raise ValueError(f"outcomes 'single': sequence {odd} is not in the table 'clean'")
         # Several positions of one sequence are one row: their mean.
         means = rows.groupby(["cluster", "sae", "variant"])[list(parts)].mean().unstack(["sae", "variant"])
-        means = means.reindex(range(study.paired.n))
         self._columns = {tuple(map(str, c)): k for k, c in enumerate(means.columns)}
-        self._rows, self._paired = means.to_numpy(np.float64), study.paired
+        self._rows = means.to_numpy(np.float64)
 
     def ratio(self, one: Key, other: Key, part: str = "followed", other_part: str = "followed") -> Drawn:
         """A ratio of means on the sequences that have both."""
@@ -69,7 +68,7 @@ class Single:
         both = np.isfinite(rows).all(1)
         if not both.any():
             return Drawn(None, 0, "no sequence has both")
-        means = self._paired.means(np.where(both[:, None], rows, np.nan))
+        means = self.paired.means(np.where(both[:, None], rows, np.nan))
         return Drawn(ratio(means[:, 0], means[:, 1]), int(both.sum()))
 
 
@@ -91,17 +90,16 @@ def single(study: Study) -> Measures:
             why = study.no_sae(layer, sae)
             for key, base in (("sae_over_iso", "iso"), ("sae_over_covmix", "cov_mixture")):
                 found = Drawn(None, 0, why) if why else table.ratio((sae, "sae"), (sae, base))
-                out[f"single.{sae}.{key}"] = found.estimate(study.paired, "ratio", said)
+                out[f"single.{sae}.{key}"] = found.estimate(table.paired, "ratio", said)
     for kind in KINDS:
-        parts = [table.ratio((s, "sae"), (s, "iso")) for s in study.ladders[MAIN][kind]]
-        found = combined(partial(np.min, axis=-1), parts)
-        out[f"single.{kind}.sae_over_iso.least"] = found.estimate(study.paired, "ratio", said)
+        parts = {s: table.ratio((s, "sae"), (s, "iso")) for s in study.ladders[MAIN][kind]}
+        out[f"single.{kind}.sae_over_iso.least"] = extreme(table.paired, parts, -1, "ratio", said)
     found = table.ratio(("", "cov_fixed"), ("", "iso_fixed"))
-    out["single.cov_over_iso"] = found.estimate(study.paired, "ratio", said)
+    out["single.cov_over_iso"] = found.estimate(table.paired, "ratio", said)
     every: Sequence[str] = [s for kind in KINDS for s in study.ladders[MAIN][kind]]
     after = [table.ratio((s, "sae"), (s, "sae"), "after", "at") for s in every]
     found = combined(partial(np.mean, axis=-1), after)
-    out["single.after"] = found.estimate(study.paired, "ratio", f"mean over {len(every)} SAEs")
+    out["single.after"] = found.estimate(table.paired, "ratio", f"mean over {len(every)} SAEs")
     out["single.before"] = (
         Estimate.missing("nothing stands before the changed position", 0, "nats")
         if table.before is None

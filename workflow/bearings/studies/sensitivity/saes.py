@@ -5,12 +5,13 @@ Settings of the section `saes`, with the study's `main_layer`, `early_layer`, `l
     width: features per residual dimension (d_sae = width * d_model)
     local: {coefficients, side_coefficients, samples, batch, lr, warmup, decay, init_norm}
     e2e, e2e_ds: {coefficients, rows, batch_rows, lr, warmup, decay, init_norm, kl, downstream, clip}
-    released: [{name, kind, layer, level, folder, l0, revision, sha256, coefficient}]
+    released: [{name, model, kind, layer, level, folder, l0, revision, sha256, coefficient}]
 
 `coefficients` are for residuals scaled to a mean norm of sqrt(d); larger is sparser, and levels count from the
 sparsest. `side_coefficients` are those of local SAEs at the early and the late layer ([]: none there). `samples` is
 in tokens, `rows` in rows of tokens, `batch` and `batch_rows` are one step's; `warmup` and `decay` are shares of the
-steps, `init_norm` the norm of the decoder's rows at the start. With `released` nothing is trained: its folders are verified against `sha256`, or recorded where that is null.
+steps, `init_norm` the norm of the decoder's rows at the start. With `released` nothing is trained: its folders are
+verified against `sha256`, or recorded where that is null; `coefficient` may be left out.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from bearings.lm.saes import Entry, SaeError, d_sae_of, folder_digest, load_sae,
 from bearings.stages.dumps import Dump
 from bearings.stages.prompts import Prompt
 from bearings.stages.read import Dumps
+from bearings.studies.sensitivity.common import KINDS, MAIN, layers
 
-KINDS = ("local", "e2e", "e2e_ds")
 SET, POSITION = "train", "tokens"
 STREAM = 41
-RELEASED = {"name", "kind", "layer", "level", "folder", "l0", "revision", "sha256"}
+RELEASED = {"name", "model", "kind", "layer", "level", "folder", "l0", "revision", "sha256"}
 
 
 def train(
@@ -56,7 +57,11 @@ def train(
     if kind not in KINDS:
         raise ValueError(f"kind of SAE {kind!r} is unknown; allowed: {', '.join(KINDS)}")
     if settings["released"]:
-        return [_released(entry, model) for entry in settings["released"] if entry["kind"] == kind]
+        checked = map(_complete, settings["released"])
+        mine = [e for e in checked if (e["kind"], e["model"]) == (kind, model.info.name)]
+        return [_released(entry, model) for entry in mine]
+    if kind == "e2e_ds" and settings["main_layer"] + 1 >= model.n_layers:
+        return []  # no block's input lies behind the layer: there is nothing downstream to keep
     own, d_sae = settings[kind], settings["width"] * model.info.d_model
     entries = []
     for layer, suffix, coefficients in _places(kind, settings, own):
@@ -131,7 +136,11 @@ def _places(
     """(layer, suffix of the names, coefficients) of each ladder."""
     places = [(settings["main_layer"], "", own["coefficients"])]
     if kind == "local" and own["side_coefficients"]:
-        places += [(settings[f"{s}_layer"], f"-{s}", own["side_coefficients"]) for s in ("early", "late")]
+        places += [
+            (layer, f"-{name}", own["side_coefficients"])
+            for name, layer in layers(settings).items()
+            if name != MAIN
+        ]
     for _, _, coefficients in places:
         if (
             not coefficients
@@ -167,13 +176,17 @@ def _ladder(
     return train_e2e(model, ids, resid, layer, coefficients, d_sae, options, seed, settings["max_tokens"])
 
 
-def _released(given: Mapping[str, Any], model: Model) -> Entry:
-    """The entry of a released SAE, its folder verified and its shape that of the model."""
+def _complete(given: Mapping[str, Any]) -> Mapping[str, Any]:
     missing = sorted(RELEASED - set(given))
     if missing:
         raise ValueError(
             f"settings saes.released: key {missing[0]!r} is missing from {given.get('name', given)}"
         )
+    return given
+
+
+def _released(given: Mapping[str, Any], model: Model) -> Entry:
+    """The entry of a released SAE, its folder verified and its shape that of the model."""
     found = folder_digest(given["folder"])
     if given["sha256"] not in (None, found):
         raise SaeError(

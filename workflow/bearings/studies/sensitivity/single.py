@@ -31,14 +31,14 @@ PLAIN = {
 
 
 def single(inputs: Inputs) -> pa.Table:
-    """KL at every scored position when one is changed: by an SAE, by noise of its error's length, or of a given one."""
+    """KL at every scored position when one is changed: by an SAE, noise of its error's length, or of a given one."""
     import torch
 
     out, layer = ListTable(PLAIN, ("kl",)), layers(inputs.settings)[MAIN]
     mine = pool(inputs.directions["pool"], layer)
     fixed = length_of(inputs.settings, LENGTH, mine.norm)
     found = saes(inputs)
-    for rows in in_rows(inputs):
+    for rows in in_rows(inputs, inputs.settings["single_rows"]):
         x = rows.resid[MAIN]
         position = round(inputs.settings["position"] * x.shape[1])
         before = clean(inputs.model, token_batch(rows), layer, resid=x)
