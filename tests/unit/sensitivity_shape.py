@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+MODEL = "gpt2-shape"
 N_WORDS, BOS, SIZE = 50256, 50256, 768
 # Layer -> (name, kind, level, features): five like Braun's and one like Bloom's at layer 6, one at each other layer.
 SAES = {
@@ -72,8 +73,9 @@ def make_saes(folder: Path, norms: dict[int, float]) -> list[dict[str, Any]]:
         for name, kind, level, width in many:
             sae = RandomSae(SIZE, width, norms[layer] / SIZE**0.5, len(released), least=2.2, most=4.0)
             sae.save_inference_model(folder / name)
-            given = {"name": name, "kind": kind, "layer": layer, "level": level, "folder": str(folder / name)}
-            released.append({**given, "l0": None, "revision": None, "sha256": None})
+            given = {"name": name, "model": MODEL, "kind": kind, "layer": layer, "level": level}
+            given |= {"folder": str(folder / name), "l0": None, "revision": None, "sha256": None}
+            released.append(given)
     return released
 
 
@@ -104,7 +106,7 @@ def main(folder: Path) -> None:
     from bearings.studies.sensitivity.saes import KINDS, train
 
     chosen = settings()
-    directory = make_model(folder / "gpt2-shape")
+    directory = make_model(folder / MODEL)
     data = {"text": make_text(folder / "texts.jsonl")}
     sets = {name: from_table(prompts(name, data, chosen, Encoder(directory))) for name in ("rows", "train")}
     model = load_model(directory, processing="folded", threads=len(os.sched_getaffinity(0)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import lm_models
 import numpy as np
+import pyarrow as pa
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sensitivity_models import CASES, CURVE, LAYERS, inputs, residuals
@@ -172,27 +174,37 @@ def test_what_replaces_a_feature_is_one_vector_wherever_it_is_drawn(kind) -> Non
 # --- curves ---------------------------------------------------------------------------------------------------------
 
 
+@cache
+def before():
+    """A clean pass of the first rows of a tiny model, and the pool of its main layer."""
+    mine = inputs(*CASES[0])
+    ids = lm_models.pad([list(p.ids) for p in mine.prompts["rows"][:CURVE]], 0)
+    found = clean(mine.model, ids, LAYERS["main"], resid=residuals(CASES[0]))
+    return found, pool(mine.directions["pool"], LAYERS["main"])
+
+
+def curve(directions: np.ndarray, **named) -> pa.Table:
+    out, (found, where) = curves.table(), before()
+    steps = [Length(0.1, 0.1 * where.norm), Length(0.65, 0.65 * where.norm)]
+    named |= {"layer": "main", "direction": "iso", "max_tokens": 64}
+    curves.add_curve(out, inputs(*CASES[0]).model, found, range(CURVE), directions, steps, **named)
+    return out.table()
+
+
 def test_how_long_a_direction_is_makes_no_difference() -> None:
     """Times a power of two bit for bit, times another number but for the rounding of its length."""
-    case = CASES[0]
-    mine, x = inputs(*case), residuals(case)
-    ids = lm_models.pad([list(p.ids) for p in mine.prompts["rows"][:CURVE]], 0)
-    before = clean(mine.model, ids, LAYERS["main"], resid=x)
-    where = pool(mine.directions["pool"], LAYERS["main"])
-    found = draw("iso", x.numpy(), range(CURVE), where, 0)
-
-    def curve(directions: np.ndarray):
-        out = curves.table()
-        steps = [Length(0.1, 0.1 * where.norm), Length(0.65, 0.65 * where.norm)]
-        named = {"layer": "main", "direction": "iso", "max_tokens": 64}
-        curves.add_curve(out, mine.model, before, range(CURVE), directions, steps, **named)
-        return out.table()
-
+    found = draw("iso", residuals(CASES[0]).numpy(), range(CURVE), before()[1], 0)
     assert curve(found).equals(curve(4 * found))
     plain, longer = (np.stack(curve(d)["kl"].to_numpy()) for d in (found, 7.3 * found))
     assert np.abs(plain - longer).max() < 1e-5 < plain.mean()
     assert not curve(found).equals(curve(-found))
-    assert torch.equal(before.resid, x)
+
+
+def test_a_row_whose_class_is_empty_is_left_out_and_the_others_stay() -> None:
+    found = draw("iso", residuals(CASES[0]).numpy(), range(CURVE), before()[1], 0)
+    full, some = (curve(found, sizes=sizes).to_pandas() for sizes in ([3, 1, 2, 7], [3, 0, 2, 7]))
+    assert full["n"].tolist() == [3, 1, 2, 7] * 2
+    assert some.equals(full[full["sequence"] != 1].reset_index(drop=True))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sensitivity_models import (
     CASES,
     CONTEXT,
     CURVE,
+    LADDERS,
     LAYERS,
     NAMED,
     SAES,
@@ -76,7 +77,7 @@ def test_every_table_has_the_conditions_and_numbers_it_should(case) -> None:
         "features": CURVE * main * (GRID + classes),
         "substitute": CURVE * (3 + main * 9 + aside * 4),
         "quality": CURVE * (main + aside),
-        "single": SETTINGS["single_rows"] * (2 + main * 4),
+        "single": SETTINGS["single_rows"] * (2 + dict(LADDERS["local"])["main"] * 4),
     }
     for name, count in rows.items():
         found = table(case, name)
@@ -206,7 +207,8 @@ def test_one_token_alone_is_changed_and_what_is_before_it_stays(case) -> None:
     x = residuals(case, count=count)
     where = pool(inputs(*case).directions["pool"], LAYERS["main"])
     iso = torch.from_numpy(draw("iso", x.numpy(), range(count), where, 0))
-    for sae in SAES["main"]:
+    assert set(found["sae"]) == {"", "local-0", "local-1"}
+    for sae in ("local-0", "local-1"):
         xhat = plain_sae(case, sae)(x)
         for variant, there in (("sae", xhat), ("iso", along(x, iso, (xhat - x).norm(dim=-1)))):
             changed = x.clone()

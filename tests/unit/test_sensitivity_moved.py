@@ -12,6 +12,7 @@ import torch
 from sensitivity_models import CASES, CURVE, LAYERS, SAES, inputs, plain_sae, residuals
 
 from bearings.studies.sensitivity import baselines, curves, errors, features, substitute
+from bearings.studies.sensitivity.common import saes
 from bearings.studies.sensitivity.draws import pool
 
 ROUNDING = 1e-5
@@ -153,11 +154,26 @@ def test_features_are_decoder_rows_of_their_class_chosen_by_one_uniform_number(c
         assert (found["shuffled"].unit - found["inactive"].unit).norm(dim=-1).max() > 0.1
         for name in ("random", "through"):
             assert (found[name].unit @ together.T).max() < 0.95  # no decoder row
+    bounds = []
     for s, found in places.items():
         assert len(found) > 2 * len(SAES["main"]), s
         low, high = (np.stack(x) for x in zip(*found, strict=True))
-        assert (low.max(0) < high.min(0)).all()  # some u lies in the interval of every class and SAE
-    assert not np.array_equal(places[0][0][0], places[1][0][0])
+        bounds.append((low.max(0), high.min(0)))
+        assert (bounds[s][0] < bounds[s][1]).all()  # some u lies in the interval of every class and SAE
+    for s, (low, _) in enumerate(bounds):
+        assert (low > bounds[s - 1][1]).any()  # and it is another one in another row
+
+
+def test_alive_is_what_fires_in_any_piece_of_the_rows(monkeypatch) -> None:
+    """As many pieces as there are rows, or one."""
+    mine = inputs(*CASES[0])
+    resid = mine.dumps["rows"].resid[LAYERS["main"]]
+    for sae in saes(mine):
+        fired = plain_sae(CASES[0], sae.name).fired(torch.tensor(resid))
+        assert not torch.equal(fired[-1], fired.any(0))
+        for chunk in (1, 7, 1024):
+            monkeypatch.setattr(features, "CHUNK", chunk)
+            assert np.array_equal(features.alive_features(sae, resid), fired.any(0))
 
 
 @every

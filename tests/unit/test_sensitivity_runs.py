@@ -13,7 +13,7 @@ from sensitivity_models import CASES, CURVE, LAYERS, SAES, SETTINGS, inputs, lis
 from bearings.lm.saes import SaeError
 from bearings.studies.sensitivity import common
 from bearings.studies.sensitivity.draws import DRAWN
-from bearings.studies.sensitivity.intervene import NAMES, intervene
+from bearings.studies.sensitivity.intervene import NAMES, NEEDS_MODEL, intervene
 
 # Products of other numbers of rows are summed in another order: some tens of roundings of numbers near 1.
 ROUNDING = 1e-5
@@ -90,11 +90,12 @@ def test_twice_the_length_moves_the_end_twice_as_far_while_it_is_short() -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_kinds_without_saes_are_passed_over(name) -> None:
     whole = inputs(*CASES[0]).saes
-    full, some = run(CASES[0], name), run(CASES[0], name, saes={"e2e": whole["e2e"]})
+    kind = "local" if name == "single" else "e2e"  # which looks at local ones alone
+    full, some = run(CASES[0], name), run(CASES[0], name, saes={kind: whole[kind]})
     if "sae" not in full:
         pd.testing.assert_frame_equal(full, some)
         return
-    mine = {"e2e-0", "e2e-1", ""}
+    mine = {f"{kind}-0", f"{kind}-1", ""}
     assert set(some["sae"]) == mine & set(full["sae"])
     shuffled = full["direction"].isin(["shuffled"]) if "direction" in full else pd.Series(False, full.index)
     same = full[full["sae"].isin(mine) & ~shuffled].reset_index(drop=True)
@@ -110,6 +111,12 @@ def test_saes_of_another_model_are_refused() -> None:
     one, other = inputs(*CASES[0]), inputs(*CASES[1])
     with pytest.raises(SaeError, match="belongs to a language model with digest"):
         intervene("errors", replace(one, saes=other.saes))
+
+
+def test_quality_needs_no_language_model() -> None:
+    mine = inputs(*CASES[0])
+    assert "quality" not in NEEDS_MODEL
+    assert intervene("quality", replace(mine, model=None)).equals(intervene("quality", mine))
 
 
 def test_saes_come_by_layer_and_kind_sparsest_first() -> None:

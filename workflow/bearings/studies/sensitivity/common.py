@@ -115,7 +115,8 @@ def saes(inputs: Inputs, layer: str = MAIN, kinds: Sequence[str] = KINDS) -> lis
 
     at = layers(inputs.settings).get(layer)
     entries = [entry for kind in kinds if kind in inputs.saes for entry in read_ladder(inputs.saes[kind])]
-    check_model(entries, inputs.model)
+    if inputs.model is not None:
+        check_model(entries, inputs.model)
     # Those of the other layers stay on the disk: the published ones have 280 MB each.
     return [load_sae(entry) for entry in entries if entry.layer == at]
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 from bearings.stages.inputs import Inputs
 
 NAMES = ("clean", "baselines", "errors", "features", "substitute", "quality", "single")
-NEEDS_MODEL = frozenset(NAMES)
+# SAEs alone tell how good they are, on residuals that are cached.
+NEEDS_MODEL = frozenset(NAMES) - {"quality"}
 
 
 def intervene(experiment: str, inputs: Inputs) -> pa.Table:

@@ -59,6 +59,8 @@ def _errors(study: Study, saes: Sequence[str]) -> Measures:
         out[f"{key}.most"] = extreme(study.paired, ratios, 1, "ratio")
     gaps = {s: pathology(study, MAIN, s) for s in saes}
     out["pathology.least"] = extreme(study.paired, gaps, -1, "ln ratio")
+    mean = combined(partial(np.mean, axis=-1), list(gaps.values()))
+    out["pathology.mean"] = mean.estimate(study.paired, "ln ratio", "mean over SAEs")
     out["iso2_over_iso.worst"] = _worst(study, {s: of(study, MAIN, s, "iso2_over_iso") for s in saes})
     return out
 
@@ -73,7 +75,18 @@ def _trends(study: Study, saes: Sequence[str]) -> Measures:
     for name, values in names.items():
         found = trend(study, l0, values)
         out |= {f"{name}{tail}": found[key] for tail, key in TAILS.items()}
+    ends = f"of {saes[0]} over {saes[-1]}, at {MAIN_LENGTH}" if saes else ""
+    for kind in TRENDS:
+        out[f"feat.{kind}.fall"] = _fall(study, saes, kind).estimate(study.paired, "ratio", ends)
     return out
+
+
+def _fall(study: Study, saes: Sequence[str], kind: str) -> Drawn:
+    """K of the sparsest SAE's features over that of the densest one's, on the rows that have both."""
+    if len(saes) < 2:
+        return Drawn(None, 0, f"{len(saes)} SAEs of this kind: nothing falls")
+    curves = (Curve(MAIN, kind, sae) for sae in (saes[0], saes[-1]))
+    return together(lambda a, b: ratio(a, b)[..., 0], *(study.at(c, MAIN_LENGTH) for c in curves))
 
 
 def _classes(study: Study, saes: Sequence[str]) -> Measures:

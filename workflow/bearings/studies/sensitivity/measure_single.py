@@ -99,7 +99,8 @@ def single(study: Study) -> Measures:
     every: Sequence[str] = [s for kind in KINDS for s in study.ladders[MAIN][kind]]
     after = [table.ratio((s, "sae"), (s, "sae"), "after", "at") for s in every]
     found = combined(partial(np.mean, axis=-1), after)
-    out["single.after"] = found.estimate(table.paired, "ratio", f"mean over {len(every)} SAEs")
+    measured = sum(d.values is not None for d in after)
+    out["single.after"] = found.estimate(table.paired, "ratio", f"mean over {measured} SAEs")
     out["single.before"] = (
         Estimate.missing("nothing stands before the changed position", 0, "nats")
         if table.before is None

@@ -37,7 +37,8 @@ def single(inputs: Inputs) -> pa.Table:
     out, layer = ListTable(PLAIN, ("kl",)), layers(inputs.settings)[MAIN]
     mine = pool(inputs.directions["pool"], layer)
     fixed = length_of(inputs.settings, LENGTH, mine.norm)
-    found = saes(inputs)
+    # The published claim is about local SAEs.
+    found = saes(inputs, kinds=["local"])
     for rows in in_rows(inputs, inputs.settings["single_rows"]):
         x = rows.resid[MAIN]
         position = round(inputs.settings["position"] * x.shape[1])
