@@ -144,7 +144,8 @@ def load_sae(entry: Entry, device: str = "cpu") -> Sae:
         decoder, w_enc, b_enc = decoder / norms[:, None], w_enc * norms, b_enc * norms
     # Configs from before sae-lens 6 leave the key out and mean True.
     centred = bool(config.get("apply_b_dec_to_input", True))
-    return Sae(entry, decoder, weights["b_dec"], w_enc, b_enc, centred)
+    # A copy: a view would keep the whole mapped file in memory where the others were rescaled.
+    return Sae(entry, decoder, weights["b_dec"].clone(), w_enc, b_enc, centred)
 
 
 def _plain(config: Mapping[str, Any]) -> bool:

@@ -31,7 +31,7 @@ from bearings.studies.sensitivity.draws import STREAMS, Pool, normal, pool
 
 CLASSES = ("inactive", "active", "dead")
 SHUFFLED_LABELS = ("active_shuffled", "inactive_shuffled")
-# Controls draw what the class `inactive` draws, and replace the feature's vector.
+# Controls draw what the class `inactive` draws and replace its vector; `shuffled` draws among all that was dealt.
 REPLACED = ("minus", "random", "through", "shuffled")
 CONTROL_LENGTH = "k51"
 # Rows encoded at once: d_sae may be 46,080.
@@ -67,6 +67,8 @@ def features(inputs: Inputs) -> pa.Table:
                 members = [split(alive[at], f, (*key, s)) for f, s in zip(fired, rows.sequences, strict=True)]
                 for name in (*CLASSES, *SHUFFLED_LABELS, *REPLACED):
                     of = [m["inactive" if name in REPLACED else name] for m in members]
+                    if name == "shuffled":  # all rows that were dealt: a few would be no mean of them
+                        of = [np.arange(sae.d_sae)] * len(of)
                     sizes = [len(m) for m in of]
                     if not any(sizes):
                         continue
@@ -99,7 +101,7 @@ def alive_features(sae: Any, resid: np.ndarray) -> np.ndarray:
 
     alive = torch.zeros(sae.d_sae, dtype=torch.bool)
     for first in range(0, len(resid), CHUNK):
-        piece = torch.from_numpy(np.ascontiguousarray(resid[first : first + CHUNK]))
+        piece = torch.from_numpy(np.array(resid[first : first + CHUNK]))
         alive |= (sae.encode(piece) > FIRED).any(0).cpu()
     return alive.numpy()
 
