@@ -19,10 +19,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "gpt2-shape"
 N_WORDS, BOS, SIZE = 50256, 50256, 768
-# Layer -> (name, kind, level, features): five like Braun's and one like Bloom's at layer 6, one at each other layer.
+# Layer -> (name, kind, level, features): one of each kind of Braun's and one like Bloom's at layer 6, one at each
+# other layer. SAEs of a kind are in memory together; the others take time alone.
 SAES = {
-    6: [("sll", "local", 0, 46080), ("bloom", "local", 1, 24576), ("scl", "local", 2, 46080),
-        ("sce", "e2e", 0, 46080), ("sle", "e2e", 1, 46080), ("scefr", "e2e_ds", 0, 46080)],
+    6: [("sll", "local", 0, 46080), ("bloom", "local", 1, 24576), ("sce", "e2e", 0, 46080),
+        ("scefr", "e2e_ds", 0, 46080)],
     2: [("bloom-2", "local", 0, 24576)],
     10: [("bloom-10", "local", 0, 24576)],
 }  # fmt: skip

@@ -18,7 +18,7 @@ from bearings.evidence.figures import COLOURS, save, style
 from bearings.stages.read import ModelRun
 from bearings.studies.sensitivity import draw_curves, draw_data, draw_panels, draw_substitution
 from bearings.studies.sensitivity.draw import FIGURES, draw
-from bearings.studies.sensitivity.draw_panels import NAMES, pairs
+from bearings.studies.sensitivity.draw_panels import NAMES, FewLogs, pairs
 from bearings.studies.sensitivity.draw_published import OTHERS, PAPER, PUBLISHED_MODEL
 from bearings.studies.sensitivity.measure import measure
 
@@ -356,3 +356,11 @@ def test_colours_tell_apart_what_stands_together():
     for names in together:
         assert len({COLOURS[n] for n in names}) == len(names)
     assert set(NAMES) <= set(COLOURS)
+
+
+@pytest.mark.parametrize("limits", [(0.9, 1.9), (0.05, 0.11), (0.4, 12), (3e-6, 20), (0.99, 1.02)])
+def test_every_logarithmic_axis_has_some_numbers_and_not_too_many(limits) -> None:
+    found = FewLogs(6).tick_values(*limits)
+    assert 2 <= len(found) <= 6
+    assert min(found) >= limits[0]
+    assert max(found) <= limits[1]

@@ -153,7 +153,7 @@ def _ratio(axes: Axes, lines: list[Drawn], named: Mapping[str, float], first: bo
     level_line(axes, 1, "")
     axes.set_xscale("log")
     plain_logs(axes, "y")
-    plain_logs(axes, "x", (1, 3))
+    plain_logs(axes, "x")
     axes.set(xlabel=LENGTH if first else "length (mean norms)", ylabel="KL over isotropic" if first else "")
     _mark(axes, named, text=False)
 

@@ -75,7 +75,7 @@ def _panel(axes: Axes, run: ModelRun, twin: ModelRun | None, measure: str, name:
             )
             axes.hlines(theirs, i - 0.35, i + 0.35, color=colour("published"), linewidth=1.0, label=RANGE)
     level_line(axes, 1, "no difference")
-    plain_logs(axes, "y", (1, 2, 3, 5))
+    plain_logs(axes, "y")
     axes.set_xticks(range(len(ORDER)), [f"{layer}\nlayer" for layer in ORDER])
     axes.set_xlim(-0.5, len(ORDER) - 0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullFormatter
 
 from bearings.evidence.figures import colour
 from bearings.stages.panels import TWIN
@@ -109,13 +110,48 @@ def level_line(axes: Axes, value: float, text: str) -> None:
     axes.axhline(value, color="black", linewidth=0.9, linestyle=":", label=text, zorder=2)
 
 
-def plain_logs(axes: Axes, which: str, ticks: Sequence[float] = (1, 2, 5)) -> None:
-    """A logarithmic axis with numbers as they are (20, not 2 x 10^1), and few of them."""
+class FewLogs(Locator):
+    """Round numbers on a logarithmic axis, as many as there is room for, be it a tenth of a decade or six of them."""
+
+    def __init__(self, room: int):
+        self._room = room
+
+    def __call__(self) -> np.ndarray:
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, low: float, high: float) -> np.ndarray:
+        low, high = sorted((low, high))
+        if not 0 < low < high:
+            return np.array([])
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        found: list[float] = []
+        for round_numbers in ((1, 1.5, 2, 3, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+            found = [m * 10.0**k for k in decades for m in round_numbers if low <= m * 10.0**k <= high]
+            if len(found) <= self._room:
+                break
+        if len(found) < 2:
+            found = [x for x in MaxNLocator(4).tick_values(low, high) if low <= x <= high]
+        return np.array(found[:: -(-len(found) // self._room)])
+
+
+def plain_logs(axes: Axes, which: str, room: int = 6) -> None:
+    """A logarithmic axis with at most `room` numbers, as they are (20, not 2 x 10^1)."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(10, ticks))
+    axis.set_major_locator(FewLogs(room))
+    axis.set_minor_locator(LogLocator(10, range(2, 10)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def l0_axis(axes: Axes) -> None:
+    """L0 along a logarithmic x axis; SAEs that hardly ever fire would squeeze the others, and are left out."""
+    plain_logs(axes, "x", 5)
+    left, right = axes.get_xlim()
+    if left < 1:
+        axes.set_xlim(1, max(right, 10))
+        axes.text(0.02, 0.02, "L0 below 1 not shown", transform=axes.transAxes, fontsize=6.5, color="0.35")
+    axes.set_xlabel("L0 of the SAE")
 
 
 def key(name: str, label: str, mark: str = "o", hollow: bool = False, dashes: str = "") -> dict[str, Artist]:

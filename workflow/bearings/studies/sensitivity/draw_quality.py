@@ -21,6 +21,7 @@ from bearings.studies.sensitivity.draw_panels import (
     NAMES,
     Runs,
     key,
+    l0_axis,
     pairs,
     paper,
     plain_logs,
@@ -81,10 +82,9 @@ def _panel(axes: Axes, run: ModelRun, twin: ModelRun | None, measure: str, text:
         axes.set_xlabel("place in the ladder, sparsest first")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        plain_logs(axes, "x", (1, 3))
-        axes.set_xlabel("L0 of the SAE")
+        l0_axis(axes)
     if measure in LOGS and _positive(axes):
-        plain_logs(axes, "y", (1, 3))
+        plain_logs(axes, "y")
     elif measure.endswith("dead"):
         axes.set_ylim(-0.04, max(0.2, axes.get_ylim()[1]))
 

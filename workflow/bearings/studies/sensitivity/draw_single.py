@@ -24,6 +24,7 @@ from bearings.studies.sensitivity.draw_panels import (
     NAMES,
     Runs,
     key,
+    l0_axis,
     level_line,
     line_with_band,
     paper,
@@ -126,9 +127,8 @@ def _ratios(axes: Axes, run: ModelRun, ratio: str) -> None:
             point(axes, at, get(run, measure), kind, MARKS[kind])
             published_dash(axes, at, paper(run, measure), colour(kind))
     level_line(axes, 1, "")
-    plain_logs(axes, "x", (1, 3))
+    l0_axis(axes)
     plain_logs(axes, "y")
-    axes.set_xlabel("L0 of the SAE")
 
 
 def _keys() -> dict[str, Artist]:

@@ -19,6 +19,7 @@ from bearings.studies.sensitivity.draw_panels import (
     MARKS,
     NAMES,
     Runs,
+    l0_axis,
     paper,
     plain_logs,
     point,
@@ -46,11 +47,11 @@ def sparsity(runs: Runs, settings: Mapping[str, Any]) -> Figure:
             panel.set_title(f"{first}{what}, length {length.removeprefix('k')}", fontsize=8.5)
             if _ladders(panel, run, direction, length):
                 _baselines(panel, run, length)
-                plain_logs(panel, "y", (1, 2, 3, 5))
-                plain_logs(panel, "x", (1, 3))
+                plain_logs(panel, "y")
                 known = [at for _, sae in data.every_sae(run) if (at := data.l0(run, sae))]
                 panel.set_xlim(min(known) / 1.4, max(known) * 1.4)
-                panel.set(xlabel="L0 of the SAE", ylabel=KL if direction == "error" else "")
+                l0_axis(panel)
+                panel.set_ylabel(KL if direction == "error" else "")
                 _trends(panel, run, direction, length)
             else:
                 said_missing(panel, _why(run, direction, length), 26)

@@ -74,7 +74,7 @@ def _costs(axes: Axes, run: ModelRun, kind: str, ladder: list[str]) -> None:
             name = kind if variant == "sae" else variant
             point(axes, x, get(run, measure), name, MARKS[name], size=5.5 if variant == "sae" else 4)
             published_dash(axes, x, paper(run, measure), colour(name))
-    plain_logs(axes, "y", (1,))
+    plain_logs(axes, "y", 5)
     _ladder_axis(axes, run, ladder)
     axes.tick_params(labelbottom=False)
 

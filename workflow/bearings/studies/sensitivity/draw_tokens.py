@@ -20,7 +20,15 @@ from bearings.stages.read import ModelRun
 from bearings.studies.sensitivity import draw_data as data
 from bearings.studies.sensitivity.common import MAIN
 from bearings.studies.sensitivity.draw_curves import named_sae
-from bearings.studies.sensitivity.draw_panels import KL, NAMES, THEIRS, Runs, line_with_band, paper
+from bearings.studies.sensitivity.draw_panels import (
+    KL,
+    NAMES,
+    THEIRS,
+    Runs,
+    line_with_band,
+    paper,
+    plain_logs,
+)
 
 LENGTH = "k51"
 SHARES = (0.05, 0.25, 0.75, 0.95, 0.99)
@@ -156,7 +164,7 @@ def _spread(axes: Axes, run: ModelRun, found: Sequence[Condition]) -> None:
                 axes.plot(
                     theirs, y, "|", color=colour("published"), ms=15, mew=2.4, zorder=6, label=THEIRS, ls=""
                 )
-    axes.set_xscale("log")
+    plain_logs(axes, "x")
     axes.set_yticks(range(len(found)), [c.label for c in reversed(found)], fontsize=7.5)
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
