@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bearings.evidence.each import expand
+from bearings.plan import claims_of, claims_shown, known_studies, manifest
 
 ENTRY = {
     "id": "k.{sae}",
@@ -45,3 +46,14 @@ def test_what_cannot_be_written_out_is_said_in_one_line(change: dict, said: str)
 def test_the_schema_refuses_what_is_no_list() -> None:
     assert expand("claims") == "claims"
     assert expand([1]) == [1]
+
+
+@pytest.mark.parametrize("study", known_studies())
+def test_a_figure_names_every_claim_it_answers(study: str) -> None:
+    """One by one, or where an entry stands for many, how many."""
+    for figure in manifest(study)["figures"]:
+        shown = claims_shown(study, figure)
+        several = [int(s.split("(")[1].split()[0]) for s in shown if s.endswith(" of them)")]
+        every = [c for c in claims_of(study) if c.get("figure") == figure]
+        assert len(shown) - len(several) + sum(several) == len(every)
+        assert len(set(shown)) == len(shown)

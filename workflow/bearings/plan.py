@@ -88,6 +88,13 @@ def claims_of(study: str) -> list[dict[str, Any]]:
     return expand(read_yaml(WORKFLOW / f"bearings/studies/{study}/claims.yaml")["claims"])
 
 
+def claims_shown(study: str, figure: str) -> list[str]:
+    """Ids of the claims a figure answers; an entry that stands for many is named once, with their number."""
+    entries = read_yaml(WORKFLOW / f"bearings/studies/{study}/claims.yaml")["claims"]
+    mine = [(c["id"], len(c.get("each", ()))) for c in entries if c.get("figure") == figure]
+    return [f"{name} ({n} of them)" if n else name for name, n in mine]
+
+
 def manifest(study: str) -> dict[str, Any]:
     """Sets, dumps, methods, experiments and figures of a study, as its `claims.yaml` lists them."""
     return read_yaml(WORKFLOW / f"bearings/studies/{study}/claims.yaml")["manifest"]

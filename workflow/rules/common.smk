@@ -9,7 +9,7 @@ from pathlib import Path
 BASE = Path(workflow.basedir)
 sys.path.insert(0, str(BASE / "workflow"))
 
-from bearings.plan import ConfigError, claims_of, known_studies, make_plan
+from bearings.plan import ConfigError, claims_shown, known_studies, make_plan
 from bearings.store.provenance import source_digest
 
 try:
@@ -206,7 +206,7 @@ def figure_question(wildcards):
 
 def figure_claims(wildcards):
     """Ids of the claims a figure answers."""
-    return [c["id"] for c in claims_of(wildcards.study) if c.get("figure") == wildcards.figure]
+    return claims_shown(wildcards.study, wildcards.figure)
 
 
 def claims_file(wildcards):
